@@ -1,0 +1,42 @@
+# Build, install, show, test and measure ojail. `make help` lists the targets.
+
+PREFIX  ?= /usr
+DESTDIR ?=
+CARGO   ?= cargo
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+HOST    := $(shell rustc -vV | sed -n 's/^host: //p')
+ARCH    := $(shell gcc -print-multiarch 2>/dev/null || echo $(subst -unknown,,$(HOST)))
+PAMDIR  := $(DESTDIR)$(or $(SECUREDIR),/usr/lib/$(ARCH)/security)
+STATIC  := $(TARGET)/static/$(HOST)/release
+
+export OJAIL_PREFIX := $(PREFIX)
+
+.PHONY: help build install uninstall
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make build      the programs, optimised: ojail, pam_ojail.so, and static ojail-init and ojail-shell
+build:
+	$(CARGO) build --release --locked -p ojail
+	$(CARGO) build --release --locked -p pam_ojail
+	# Static, and at a fixed address: PID 1 of a jail then has no relocations of its own to keep in memory.
+	# With --target the flags do not reach build scripts and procedural macros, which cannot be static.
+	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
+	  $(CARGO) build --release --locked -p ojail-shell --target $(HOST) --target-dir $(TARGET)/static
+
+## make install    into DESTDIR, below PREFIX (default /usr; the same as for `make build`); keeps an existing ojail.toml
+install:
+	install -D -m 0755 $(TARGET)/release/ojail $(DESTDIR)$(PREFIX)/sbin/ojail
+	install -D -m 0755 $(STATIC)/ojail-init $(DESTDIR)$(PREFIX)/libexec/ojail/ojail-init
+	install -D -m 0755 $(STATIC)/ojail-shell $(DESTDIR)$(PREFIX)/bin/ojail-shell
+	install -D -m 0644 $(TARGET)/release/libpam_ojail.so $(PAMDIR)/pam_ojail.so
+	install -D -m 0644 conf/pam-configs/ojail $(DESTDIR)/usr/share/pam-configs/ojail
+	install -D -m 0644 conf/tmpfiles.d/ojail.conf $(DESTDIR)/usr/lib/tmpfiles.d/ojail.conf
+	[ -e $(DESTDIR)/etc/ojail/ojail.toml ] || install -D -m 0644 conf/ojail.toml $(DESTDIR)/etc/ojail/ojail.toml
+
+## make uninstall  removes what `make install` put there; configuration, layers and uppers stay
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/sbin/ojail $(DESTDIR)$(PREFIX)/bin/ojail-shell $(PAMDIR)/pam_ojail.so
+	rm -f $(DESTDIR)/usr/share/pam-configs/ojail $(DESTDIR)/usr/lib/tmpfiles.d/ojail.conf
+	rm -rf $(DESTDIR)$(PREFIX)/libexec/ojail

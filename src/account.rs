@@ -1,0 +1,143 @@
+//! Users as the host's account data base (NSS) has them.
+//!
+//! Looked up by the PAM module and by `ojail`, before anything of a jail is touched. The static binaries never ask NSS.
+
+use std::ffi::CString;
+use std::fmt;
+use std::path::PathBuf;
+
+use nix::unistd::{Gid, Group, User, getgrouplist};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Act, Error, Result};
+
+/// One user of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The name as the data base spells it; not yet fit for a path, see [`Username`].
+    pub name: String,
+    /// The user's id.
+    pub uid: u32,
+    /// The primary group's id.
+    pub gid: u32,
+    /// Full name and the like.
+    pub gecos: String,
+    /// The home directory on the host.
+    pub home: PathBuf,
+    /// The login shell on the host.
+    pub shell: PathBuf,
+    /// Every group of the user, the primary one too.
+    pub groups: Vec<Membership>,
+}
+
+/// A group that a user is in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// The group's name; its number in digits where it has none.
+    pub name: String,
+    /// The group's id.
+    pub gid: u32,
+}
+
+/// A user name that is safe as one file name: the only form in which a name reaches a path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Username(String);
+
+impl Username {
+    /// Longest name, in bytes. Twice what `useradd` takes, and short enough for a Unix socket's path.
+    pub const MAX: usize = 64;
+
+    /// Takes `[A-Za-z0-9_][A-Za-z0-9_.-]*`, with a `$` at the end for Samba's sake.
+    ///
+    /// # Errors
+    /// [`Error::BadName`] for everything else: `..`, `a/b`, `u@realm`, spaces, other scripts, too long.
+    pub fn parse(name: &str) -> Result<Self> {
+        let body = name.strip_suffix('$').unwrap_or(name);
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+        if name.len() > Self::MAX || body.is_empty() || body.starts_with(['.', '-']) || !body.chars().all(plain) {
+            return Err(Error::BadName(name.escape_default().to_string()));
+        }
+        Ok(Self(name.to_owned()))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Username {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl AsRef<std::path::Path> for Username {
+    fn as_ref(&self) -> &std::path::Path {
+        self.0.as_ref()
+    }
+}
+
+/// Asks NSS for a user and their groups.
+///
+/// # Errors
+/// [`Error::NoSuchUser`]; [`Error::Act`] if the data base could not answer.
+pub fn lookup(name: &str) -> Result<Account> {
+    let user = User::from_name(name)
+        .act("look up the user", name.escape_default().to_string())?
+        .ok_or_else(|| Error::NoSuchUser(name.escape_default().to_string()))?;
+    let cname = CString::new(user.name.as_str()).map_err(|_| Error::NoSuchUser(user.name.clone()))?;
+    let gids = getgrouplist(&cname, user.gid).act("look up the groups of", &user.name)?;
+    let groups = gids.into_iter().map(membership).collect::<Result<_>>()?;
+    Ok(Account {
+        name: user.name,
+        uid: user.uid.as_raw(),
+        gid: user.gid.as_raw(),
+        gecos: user.gecos.to_string_lossy().into_owned(),
+        home: user.dir,
+        shell: user.shell,
+        groups,
+    })
+}
+
+fn membership(gid: Gid) -> Result<Membership> {
+    let group = Group::from_gid(gid).act("look up the group", gid.to_string())?;
+    Ok(Membership { name: group.map_or_else(|| gid.to_string(), |g| g.name), gid: gid.as_raw() })
+}
+
+/// Whether the host has a group of this name.
+///
+/// # Errors
+/// [`Error::Act`] if the data base could not answer.
+pub fn group_exists(name: &str) -> Result<bool> {
+    Ok(Group::from_name(name).act("look up the group", name)?.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_names_are_taken() {
+        for name in ["alice", "Alice", "_apt", "a.b-c_9", "host$", "7up", &"x".repeat(64)] {
+            assert_eq!(Username::parse(name).unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
+    fn names_that_could_be_paths_or_options_are_refused() {
+        let long = "x".repeat(255);
+        for name in
+            ["", ".", "..", "../../etc", "a/b", "DOM\\u", "u@realm", "a b", "%u", "-x", ".x", "$", "é", "a\n", &long]
+        {
+            assert!(Username::parse(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn root_is_in_every_data_base_and_nobody_of_this_name_is() {
+        assert_eq!(lookup("root").unwrap().uid, 0);
+        assert!(matches!(lookup("no such user"), Err(Error::NoSuchUser(_))));
+    }
+}

@@ -1,0 +1,120 @@
+//! The administrator's command: one file per verb. Each runs as host root, says what it did on standard output, and
+//! fails with one line on standard error. Exit status: 0 done, 1 refused or failed, 2 wrong usage; `check` has its own.
+
+mod check;
+mod enter;
+mod list;
+mod reset;
+mod stop;
+mod terminal;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::account::{self, Account, Username};
+use crate::config::{self, Config, Profile};
+use crate::error::{Error, Result};
+use crate::paths;
+use crate::policy::{Decision, decide};
+
+/// A Debian of their own for every user who logs in over SSH.
+#[derive(Debug, Parser)]
+#[command(name = "ojail", version, disable_help_subcommand = true, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Find what is wrong, and say how to mend it: kernel, configuration, layers, PAM, sshd
+    ///
+    /// Exit status: 0 all is well, 1 there are warnings, 2 there are errors.
+    Check {
+        /// Also tell whether this user is jailed, in which profile, and by which rule
+        user: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the jails: running or not, sessions, since when
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Open a session in a user's jail, on a terminal of its own
+    Enter {
+        /// Whose jail
+        user: String,
+        /// A command instead of the user's shell
+        #[arg(last = true)]
+        command: Vec<OsString>,
+    },
+    /// End a user's jail and every process in it; what they changed stays
+    Stop {
+        /// Whose jail
+        user: String,
+    },
+    /// Clear a user's changes: the next login finds the layers as they are
+    ///
+    /// The changes are set aside, not deleted. A home directory of the host's is not touched.
+    Reset {
+        /// Whose jail
+        user: String,
+    },
+}
+
+/// The whole of the command.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // clap's own text, to standard output for --help and to standard error for mistakes.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let done = match arguments.verb {
+        Verb::Check { user, json } => check::run(user.as_deref(), json),
+        Verb::List { json } => as_root().and_then(|()| list::run(json)),
+        Verb::Enter { user, command } => as_root().and_then(|()| enter::run(&user, &command)),
+        Verb::Stop { user } => as_root().and_then(|()| stop::run(&user)),
+        Verb::Reset { user } => as_root().and_then(|()| reset::run(&user)),
+    };
+    done.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "ojail: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn as_root() -> Result<()> {
+    if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(Error::NotRoot) }
+}
+
+/// Prints a line, or lets it be: a pipe that was closed is no error of ours.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// The name as it can be a jail's. The user need not exist any more: an administrator clears up after those too.
+fn username(name: &str) -> Result<Username> {
+    Username::parse(name)
+}
+
+fn configuration() -> Result<Config> {
+    Ok(config::load(paths::CONFIG.as_ref())?)
+}
+
+/// The profile of a jailed user.
+fn jailed<'a>(config: &'a Config, user: &str) -> Result<(Account, &'a Profile)> {
+    let account = account::lookup(user)?;
+    match decide(config, &account)? {
+        Decision::Jailed { profile, .. } => Ok((account, profile)),
+        Decision::Exempt(why) => Err(Error::NotJailed { user: account.name, why: why.to_string() }),
+    }
+}

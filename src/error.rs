@@ -1,0 +1,226 @@
+//! What can go wrong, in sentences that an administrator can act on.
+//!
+//! Errors travel up with `?` and are reported once, at the door: in the PAM module's hooks and in each `main`.
+
+use std::io;
+use std::path::PathBuf;
+
+/// The result of everything in this library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// One refusal or failure. `Display` is the whole sentence, cause included.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call failed: the act, what it was done to, and the kernel's reason.
+    #[error("cannot {act} {what}: {source}")]
+    Act {
+        /// The act, as an infinitive: "open", "clone the mount of".
+        act: &'static str,
+        /// What it was done to, mostly a path.
+        what: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+
+    /// The configuration has a mistake.
+    #[error(transparent)]
+    Config(#[from] crate::config::Mistake),
+
+    /// The account data base has no such user.
+    #[error("user \"{0}\" does not exist")]
+    NoSuchUser(String),
+
+    /// The user's name cannot become the name of a directory.
+    #[error(
+        "the user name \"{0}\" cannot have a jail: only letters, digits, \"_\", \"-\" and \".\" (not first), at most {max} bytes",
+        max = crate::account::Username::MAX
+    )]
+    BadName(String),
+
+    /// A rule jails a user that has an id of the system's.
+    #[error(
+        "{user} has uid {uid}, below ids.min_uid = {min_uid}: system accounts are never jailed; \
+         exempt the user with a rule, or lower min_uid"
+    )]
+    SystemUser {
+        /// The user's name.
+        user: String,
+        /// The user's uid.
+        uid: u32,
+        /// The configured limit.
+        min_uid: u32,
+    },
+
+    /// An id that must not map to itself.
+    #[error("{user} has the {kind} {id}, which cannot keep its number in a jail: {why}")]
+    BadId {
+        /// The user's name.
+        user: String,
+        /// "uid" or "gid".
+        kind: &'static str,
+        /// The id.
+        id: u32,
+        /// The reason.
+        why: &'static str,
+    },
+
+    /// Id ranges that cannot be used. The sentence names the file and the mend.
+    #[error("{0}")]
+    IdRange(String),
+
+    /// A profile names a host group that does not exist.
+    #[error("profile {profile} names the group \"{group}\", which does not exist on this host")]
+    NoSuchGroup {
+        /// The profile.
+        profile: String,
+        /// The group.
+        group: String,
+    },
+
+    /// A layer that cannot be used.
+    #[error("layer \"{name}\": {why}")]
+    Layer {
+        /// The layer's name.
+        name: String,
+        /// What is wrong, and the mend.
+        why: String,
+    },
+
+    /// Something on disk is not as it must be; nothing was changed.
+    #[error("{path}: {why}", path = path.display())]
+    Unfit {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong, and the mend.
+        why: String,
+    },
+
+    /// A mount point of the jail is unusable, because of what the user (or a layer) put there.
+    #[error("{path} inside the jail of {user} is unusable as a mount point: {source}; `ojail-shell --reset {user}` clears it")]
+    Blocked {
+        /// The path inside the jail.
+        path: PathBuf,
+        /// Whose jail.
+        user: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+
+    /// What was set is not what is there. Nothing is believed that was not read back.
+    #[error("{what} is {is} after it was set to {wanted}")]
+    Surprise {
+        /// What was set.
+        what: &'static str,
+        /// What it was set to.
+        wanted: String,
+        /// What the kernel says it is.
+        is: String,
+    },
+
+    /// `ojail-init` could not raise the jail; its own sentence.
+    #[error("{0}")]
+    NotRaised(String),
+
+    /// The last jail of this user has not ended yet.
+    #[error("the last jail of {user} is still ending: processes outside of it hold it; `ojail stop {user}` ends them")]
+    StillEnding {
+        /// Whose jail.
+        user: String,
+    },
+
+    /// Someone else acts on this jail for too long.
+    #[error("the jail of {user} is busy: another login, reset or stop has been at it for {seconds} s")]
+    Busy {
+        /// Whose jail.
+        user: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+
+    /// The user manager runs outside the jail, so a jailed user must not have one.
+    #[error("{user} is jailed, and `systemd --user` would run the user's units outside the jail")]
+    UserManager {
+        /// The user.
+        user: String,
+    },
+
+    /// A jail is not running.
+    #[error("{user} has no running jail")]
+    NotRunning {
+        /// The user.
+        user: String,
+    },
+
+    /// The user is not jailed, so there is nothing to act on.
+    #[error("{user} is not jailed: {why}")]
+    NotJailed {
+        /// The user.
+        user: String,
+        /// Exempt, and why.
+        why: String,
+    },
+
+    /// The jail answered something that this version does not understand.
+    #[error("the jail of {user} gave an unexpected answer: {answer}")]
+    Door {
+        /// Whose jail.
+        user: String,
+        /// The answer.
+        answer: String,
+    },
+
+    /// An administrator's command was given by somebody else.
+    #[error("this needs root; try it with sudo")]
+    NotRoot,
+}
+
+/// Gives a failed system call its sentence: `open(path).act("open", path)?`.
+pub trait Act<T> {
+    /// Names the act and its object.
+    ///
+    /// # Errors
+    /// [`Error::Act`] with the cause, if there was one.
+    fn act(self, act: &'static str, what: impl What) -> Result<T>;
+}
+
+/// What an act can be done to.
+pub trait What {
+    /// As it stands in the sentence.
+    fn name(self) -> String;
+}
+
+impl What for &str {
+    fn name(self) -> String {
+        self.to_owned()
+    }
+}
+
+impl What for String {
+    fn name(self) -> String {
+        self
+    }
+}
+
+impl What for &String {
+    fn name(self) -> String {
+        self.clone()
+    }
+}
+
+impl What for &std::path::Path {
+    fn name(self) -> String {
+        self.display().to_string()
+    }
+}
+
+impl What for &PathBuf {
+    fn name(self) -> String {
+        self.display().to_string()
+    }
+}
+
+impl<T, E: Into<io::Error>> Act<T> for std::result::Result<T, E> {
+    fn act(self, act: &'static str, what: impl What) -> Result<T> {
+        self.map_err(|source| Error::Act { act, what: what.name(), source: source.into() })
+    }
+}

@@ -1,0 +1,562 @@
+//! Ids: which range outside stands for 0–65535 inside, and who owns it.
+//!
+//! The maps are pure. The ranges come from `/etc/subuid` and `/etc/subgid`, else from a pool, once and for good; what
+//! was given is kept in `/var/lib/ojail/users/NAME.toml`. Used, as host root, by whoever plans a jail.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::account::{Account, Username};
+use crate::config::Ids;
+use crate::error::{Act, Error, Result};
+use crate::{paths, runtime};
+
+/// How many ids a jail has: 0–65535, what Debian's policy knows.
+pub const COUNT: u32 = 65_536;
+
+/// The kernel's overflow id: what unmapped ids look like. Nobody may own it.
+const OVERFLOW: u32 = 65_534;
+
+/// One line of a `uid_map`: `count` ids from `inside` on are `outside` and the following.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// First id in the jail.
+    pub inside: u32,
+    /// First id on the host.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// The map for a jail: 0–65535 to the range at `first`, but `own` ids to themselves.
+///
+/// The extents are sorted and do not overlap. An own id above 65535 becomes one more extent.
+#[must_use]
+pub fn map(first: u32, own: &[u32]) -> Vec<Extent> {
+    let own: BTreeSet<u32> = own.iter().copied().collect();
+    let mut extents = Vec::new();
+    let mut next = 0;
+    for id in own {
+        if id < COUNT && id > next {
+            extents.push(Extent { inside: next, outside: first + next, count: id - next });
+        }
+        if id >= COUNT && next < COUNT {
+            extents.push(Extent { inside: next, outside: first + next, count: COUNT - next });
+        }
+        extents.push(Extent { inside: id, outside: id, count: 1 });
+        next = (id + 1).max(next);
+    }
+    if next < COUNT {
+        extents.push(Extent { inside: next, outside: first + next, count: COUNT - next });
+    }
+    extents
+}
+
+/// The id outside of an id inside; the overflow id if the map has none.
+#[must_use]
+pub fn to_outside(map: &[Extent], inside: u32) -> u32 {
+    let extent = map.iter().find(|e| inside >= e.inside && inside - e.inside < e.count);
+    extent.map_or(OVERFLOW, |e| e.outside + (inside - e.inside))
+}
+
+/// The map as the kernel reads it.
+#[must_use]
+pub fn lines(map: &[Extent]) -> String {
+    map.iter().map(|e| format!("{} {} {}\n", e.inside, e.outside, e.count)).collect()
+}
+
+/// Where a user's ids are outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ranges {
+    /// First uid.
+    pub uid: u32,
+    /// First gid.
+    pub gid: u32,
+}
+
+/// What is kept of a user for as long as they have an upper: the proof that it is theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Owner {
+    /// The uid at the first login. The same name with another uid is another person.
+    uid: u32,
+    /// First id of the range, if it came from the pool.
+    pool: Option<u32>,
+}
+
+/// One range in a file of the subuid(5) format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sub {
+    first: u32,
+    count: u32,
+}
+
+impl Sub {
+    fn overlaps(self, other: Self) -> bool {
+        let end = |s: Self| u64::from(s.first) + u64::from(s.count);
+        u64::from(self.first) < end(other) && u64::from(other.first) < end(self)
+    }
+
+    fn contains(self, id: u32) -> bool {
+        id >= self.first && u64::from(id) < u64::from(self.first) + u64::from(self.count)
+    }
+}
+
+/// Host files that this room reads and writes; tests have their own.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    subuid: PathBuf,
+    subgid: PathBuf,
+    users: PathBuf,
+    lock: PathBuf,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::at(Path::new("/etc"), Path::new(paths::STATE), Path::new(paths::RUN))
+    }
+}
+
+impl Registry {
+    fn at(etc: &Path, state: &Path, run: &Path) -> Self {
+        Self {
+            subuid: etc.join("subuid"),
+            subgid: etc.join("subgid"),
+            users: state.join("users"),
+            lock: run.join("ids.lock"),
+        }
+    }
+
+    /// The user's ranges; gives one from the pool if nobody gave one before.
+    ///
+    /// # Errors
+    /// [`Error::IdRange`] if the range is too small, overlaps another's, or the registry is damaged; [`Error::BadId`].
+    pub fn ranges(&self, user: &Username, account: &Account, ids: &Ids) -> Result<Ranges> {
+        if account.uid == OVERFLOW {
+            return Err(Error::BadId {
+                user: user.to_string(),
+                kind: "uid",
+                id: account.uid,
+                why: "it is the kernel's overflow id",
+            });
+        }
+        // One at a time: two first logins must not be given one range.
+        let _lock = runtime::lock_file(&self.lock)?;
+        let kept = self.kept(user)?;
+        if let Some(owner) = &kept {
+            if owner.uid != account.uid {
+                return Err(Error::Unfit {
+                    path: self.record(user),
+                    why: format!(
+                        "the upper of {user} belongs to uid {}, but {user} has uid {} now; \
+                         if this is the same person, correct the uid in this file, else move the upper away and remove this file",
+                        owner.uid, account.uid
+                    ),
+                });
+            }
+        }
+        let uids = subids(&self.subuid, user, account.uid)?;
+        let gids = subids(&self.subgid, user, account.uid)?;
+        let ranges = match (uids.own, gids.own) {
+            (Some(uid), Some(gid)) => {
+                if kept.is_none() {
+                    self.keep(user, &Owner { uid: account.uid, pool: None })?;
+                }
+                Ranges { uid: uid.first, gid: gid.first }
+            }
+            (None, None) => {
+                let first = match kept.as_ref().and_then(|owner| owner.pool) {
+                    Some(first) => first,
+                    None => self.allot(user, account.uid, ids, &uids.others, &gids.others)?,
+                };
+                Ranges { uid: first, gid: first }
+            }
+            (uid, _) => {
+                let (has, lacks) =
+                    if uid.is_some() { (&self.subuid, &self.subgid) } else { (&self.subgid, &self.subuid) };
+                return Err(Error::IdRange(format!(
+                    "{user} has a range in {} but none in {}; add one of {COUNT} ids to both",
+                    has.display(),
+                    lacks.display()
+                )));
+            }
+        };
+        self.alone(user, account, Sub { first: ranges.uid, count: COUNT }, &uids.others, &self.subuid)?;
+        self.alone(user, account, Sub { first: ranges.gid, count: COUNT }, &gids.others, &self.subgid)?;
+        Ok(ranges)
+    }
+
+    /// The range that was given from the pool and the uid on record, for `ojail check`.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] if the record is damaged.
+    pub fn known_uid(&self, user: &Username) -> Result<Option<u32>> {
+        Ok(self.kept(user)?.map(|owner| owner.uid))
+    }
+
+    fn record(&self, user: &Username) -> PathBuf {
+        self.users.join(format!("{user}.toml"))
+    }
+
+    fn kept(&self, user: &Username) -> Result<Option<Owner>> {
+        read_owner(&self.record(user))
+    }
+
+    /// Writes the record so that a crash leaves the old or the new, never a part.
+    fn keep(&self, user: &Username, owner: &Owner) -> Result<()> {
+        runtime::private_dir(&self.users)?;
+        let path = self.record(user);
+        let temp = self.users.join(format!(".{user}.new"));
+        let mut text = format!("uid = {}\n", owner.uid);
+        if let Some(first) = owner.pool {
+            text += &format!("pool = {first}\n");
+        }
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temp)
+            .act("create", &temp)?;
+        file.write_all(text.as_bytes()).act("write", &temp)?;
+        file.sync_all().act("sync", &temp)?;
+        fs::rename(&temp, &path).act("rename to", &path)?;
+        fs::File::open(&self.users).and_then(|dir| dir.sync_all()).act("sync", &self.users)
+    }
+
+    /// Every range that the pool gave to somebody else, with its owner.
+    ///
+    /// A damaged record is an error: its range is unknown, so no other can be called free.
+    fn pool(&self, user: &Username) -> Result<Vec<(String, Owner)>> {
+        let entries = match fs::read_dir(&self.users) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.act("list", &self.users)?,
+        };
+        let mut owners = Vec::new();
+        for entry in entries {
+            let path = entry.act("list", &self.users)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Some(name) = name.strip_suffix(".toml") else { continue };
+            if name == user.as_str() {
+                continue;
+            }
+            if let Some(owner) = read_owner(&path)? {
+                owners.push((name.to_owned(), owner));
+            }
+        }
+        Ok(owners)
+    }
+
+    /// Gives the first free range of the pool, and keeps that it did.
+    fn allot(&self, user: &Username, uid: u32, ids: &Ids, uids: &[Named], gids: &[Named]) -> Result<u32> {
+        let owners = self.pool(user)?;
+        let taken: Vec<Sub> = owners
+            .iter()
+            .filter_map(|(_, owner)| owner.pool)
+            .map(|first| Sub { first, count: COUNT })
+            .chain(uids.iter().chain(gids).map(|other| other.range))
+            // Real uids of jailed users, when a directory service gives them from within the pool.
+            .chain(owners.iter().map(|(_, owner)| Sub { first: owner.uid, count: 1 }))
+            .chain([Sub { first: uid, count: 1 }])
+            .collect();
+        let mut first = ids.first;
+        while u64::from(first) + u64::from(COUNT) - 1 <= u64::from(ids.last) {
+            let range = Sub { first, count: COUNT };
+            match taken.iter().find(|other| other.overlaps(range)) {
+                None => {
+                    self.keep(user, &Owner { uid, pool: Some(first) })?;
+                    return Ok(first);
+                }
+                // On to the first range, counted from the pool's start, behind the one in the way.
+                Some(other) => {
+                    let past = u64::from(other.first) + u64::from(other.count) - u64::from(ids.first);
+                    let next = u64::from(ids.first) + past.div_ceil(u64::from(COUNT)) * u64::from(COUNT);
+                    first = u32::try_from(next).unwrap_or(u32::MAX);
+                }
+            }
+        }
+        Err(Error::IdRange(format!(
+            "the pool of ids from {} to {} is used up; raise ids.last in {}",
+            ids.first,
+            ids.last,
+            paths::CONFIG
+        )))
+    }
+
+    /// Nobody else may own an id of the range: not another's subordinate range, not the pool's, not a real user.
+    fn alone(&self, user: &Username, account: &Account, range: Sub, others: &[Named], file: &Path) -> Result<()> {
+        if range.first < COUNT {
+            return Err(Error::IdRange(format!(
+                "{}: the range of {user} starts at {}, among the host's own ids; it must start at {COUNT} or above",
+                file.display(),
+                range.first
+            )));
+        }
+        if let Some(other) = others.iter().find(|other| other.range.overlaps(range)) {
+            return Err(Error::IdRange(format!(
+                "{}: the ranges of {user} and {} overlap at {}; give each a range of their own",
+                file.display(),
+                other.name,
+                range.first.max(other.range.first)
+            )));
+        }
+        for (name, owner) in self.pool(user)? {
+            if range.contains(owner.uid) || owner.pool.is_some_and(|first| range.overlaps(Sub { first, count: COUNT })) {
+                return Err(Error::IdRange(format!(
+                    "the range of {user} at {} overlaps the ids of {name} (see {}); give {user} another range in {}",
+                    range.first,
+                    self.users.display(),
+                    file.display()
+                )));
+            }
+            if owner.pool.is_some_and(|first| Sub { first, count: COUNT }.contains(account.uid)) {
+                return Err(Error::IdRange(format!(
+                    "the uid {} of {user} lies in the range that {name} was given; move the pool with ids.first in {}",
+                    account.uid,
+                    paths::CONFIG
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_owner(path: &Path) -> Result<Option<Owner>> {
+    let text = match fs::read_to_string(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        text => text.act("read", path)?,
+    };
+    // The last byte that `keep` writes: without it the file was cut short, even if what is left would parse.
+    let owner = if text.ends_with('\n') { toml::from_str(&text).ok() } else { None };
+    owner.map(Some).ok_or_else(|| Error::Unfit {
+        path: path.to_owned(),
+        why: "is damaged, so it is unknown which ids are taken; restore it from a backup \
+              (`uid = …`, and `pool = …` if the range came from the pool, a line each)"
+            .into(),
+    })
+}
+
+/// A range with its owner's name.
+struct Named {
+    name: String,
+    range: Sub,
+}
+
+struct Subids {
+    own: Option<Sub>,
+    others: Vec<Named>,
+}
+
+/// Reads a file of the subuid(5) format: `NAME-OR-UID:FIRST:COUNT` a line. A missing file has no ranges.
+fn subids(path: &Path, user: &Username, uid: u32) -> Result<Subids> {
+    let text = match fs::read_to_string(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => String::new(),
+        text => text.act("read", path)?,
+    };
+    parse_subids(&text, user, uid).map_err(|why| Error::IdRange(format!("{}{why}", path.display())))
+}
+
+fn parse_subids(text: &str, user: &Username, uid: u32) -> Result<Subids, String> {
+    let mut own: Option<Sub> = None;
+    let mut small = None;
+    let mut others = Vec::new();
+    for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line.trim())) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let mut fields = line.split(':');
+        let parsed = (|| {
+            let name = fields.next()?;
+            let range = Sub { first: fields.next()?.parse().ok()?, count: fields.next()?.parse().ok()? };
+            let fits = u64::from(range.first) + u64::from(range.count) <= u64::from(u32::MAX);
+            (fields.next().is_none() && fits).then_some((name, range))
+        })();
+        let (name, range) = parsed.ok_or_else(|| format!(":{number}: not of the form NAME:FIRST:COUNT: \"{line}\""))?;
+        if name != user.as_str() && name.parse() != Ok(uid) {
+            others.push(Named { name: name.to_owned(), range });
+        } else if range.count < COUNT {
+            small = small.or(Some((number, range.count)));
+        } else {
+            own = own.or(Some(range));
+        }
+    }
+    match (own, small) {
+        (None, Some((number, count))) => {
+            Err(format!(":{number}: the range of {user} has {count} ids; a jail needs {COUNT}"))
+        }
+        _ => Ok(Subids { own, others }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extent(inside: u32, outside: u32, count: u32) -> Extent {
+        Extent { inside, outside, count }
+    }
+
+    #[test]
+    fn own_ids_map_to_themselves_and_the_rest_to_the_range() {
+        let map = map(524_288, &[1000, 1005]);
+        assert_eq!(
+            map,
+            [
+                extent(0, 524_288, 1000),
+                extent(1000, 1000, 1),
+                extent(1001, 525_289, 4),
+                extent(1005, 1005, 1),
+                extent(1006, 525_294, 64_530),
+            ]
+        );
+        assert_eq!(map.iter().map(|e| e.count).sum::<u32>(), COUNT);
+    }
+
+    #[test]
+    fn ids_above_the_range_and_at_its_edges_work() {
+        assert_eq!(
+            map(100_000, &[1_000_600]),
+            [extent(0, 100_000, COUNT), extent(1_000_600, 1_000_600, 1)]
+        );
+        let edge = map(100_000, &[65_535, 1, 1]);
+        assert_eq!(edge[1], extent(1, 1, 1));
+        assert_eq!(edge.last(), Some(&extent(65_535, 65_535, 1)));
+        assert_eq!(lines(&edge).lines().count(), 4);
+    }
+
+    #[test]
+    fn extents_never_overlap() {
+        for own in [vec![0], vec![5, 6, 7], vec![65_534, 65_535, 65_536], vec![70_000, 80_000]] {
+            let map = map(524_288, &own);
+            for pair in map.windows(2) {
+                assert!(pair[0].inside + pair[0].count <= pair[1].inside, "{own:?}: {map:?}");
+            }
+        }
+    }
+
+    fn account(name: &str, uid: u32) -> Account {
+        Account {
+            name: name.into(),
+            uid,
+            gid: uid,
+            gecos: String::new(),
+            home: "/home".into(),
+            shell: "/bin/sh".into(),
+            groups: Vec::new(),
+        }
+    }
+
+    struct Bench {
+        dir: tempfile::TempDir,
+        registry: Registry,
+        ids: Ids,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let registry = Registry::at(dir.path(), dir.path(), dir.path());
+            Self { dir, registry, ids: Ids { first: 524_288, last: 524_288 + 10 * COUNT - 1, min_uid: 1000 } }
+        }
+
+        fn sub(&self, text: &str) {
+            fs::write(self.dir.path().join("subuid"), text).unwrap();
+            fs::write(self.dir.path().join("subgid"), text).unwrap();
+        }
+
+        fn ranges(&self, name: &str, uid: u32) -> Result<Ranges> {
+            self.registry.ranges(&Username::parse(name).unwrap(), &account(name, uid), &self.ids)
+        }
+    }
+
+    #[test]
+    fn a_range_of_subuid_is_taken_and_one_too_small_is_refused() {
+        let bench = Bench::new();
+        bench.sub("alice:100000:65536\n1002:300000:65536\nbob:165536:1000\n");
+        assert_eq!(bench.ranges("alice", 1000).unwrap().uid, 100_000);
+        assert_eq!(bench.ranges("carl", 1002).unwrap().gid, 300_000);
+        let text = bench.ranges("bob", 1001).unwrap_err().to_string();
+        assert!(text.contains("subuid:3: the range of bob has 1000 ids"), "{text}");
+    }
+
+    #[test]
+    fn overlapping_ranges_are_refused_for_both() {
+        let bench = Bench::new();
+        bench.sub("alice:100000:65536\nbob:165535:65536\n");
+        assert!(bench.ranges("alice", 1000).unwrap_err().to_string().contains("overlap at 165535"));
+        assert!(bench.ranges("bob", 1001).unwrap_err().to_string().contains("overlap at 165535"));
+        bench.sub("alice:1000:65536\n");
+        assert!(bench.ranges("alice", 1000).unwrap_err().to_string().contains("host's own ids"));
+    }
+
+    #[test]
+    fn the_pool_gives_once_keeps_and_steps_around_others() {
+        let bench = Bench::new();
+        bench.sub("rootless:530000:65536\n");
+        let first = bench.ranges("alice", 1000).unwrap();
+        assert_eq!(first.uid, 524_288 + 2 * COUNT, "the first two would overlap rootless' range");
+        assert_eq!(bench.ranges("alice", 1000).unwrap(), first);
+        assert_eq!(bench.ranges("bob", 1001).unwrap().uid, 524_288 + 3 * COUNT);
+    }
+
+    #[test]
+    fn the_pool_ends_with_a_sentence() {
+        let bench = Bench::new();
+        for i in 0..10 {
+            bench.ranges(&format!("u{i}"), 1000 + i).unwrap();
+        }
+        assert!(bench.ranges("late", 2000).unwrap_err().to_string().contains("is used up"));
+    }
+
+    #[test]
+    fn a_hundred_first_logins_at_once_get_a_hundred_ranges() {
+        let bench = Bench::new();
+        let ids = Ids { last: 524_288 + 200 * COUNT, ..bench.ids };
+        let ranges: Vec<u32> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..100)
+                .map(|i| {
+                    let (registry, ids) = (bench.registry.clone(), ids.clone());
+                    scope.spawn(move || {
+                        let name = format!("u{i}");
+                        registry.ranges(&Username::parse(&name).unwrap(), &account(&name, 1000 + i), &ids).unwrap().uid
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert_eq!(ranges.iter().collect::<BTreeSet<_>>().len(), 100);
+    }
+
+    #[test]
+    fn a_record_cut_short_refuses_its_owner_and_every_new_user() {
+        let bench = Bench::new();
+        bench.ranges("alice", 1000).unwrap();
+        let record = bench.dir.path().join("users/alice.toml");
+        let whole = fs::read_to_string(&record).unwrap();
+        for cut in 0..whole.len() {
+            fs::write(&record, &whole[..cut]).unwrap();
+            assert!(bench.ranges("alice", 1000).unwrap_err().to_string().contains("is damaged"), "cut at {cut}");
+            assert!(bench.ranges("bob", 1001).unwrap_err().to_string().contains("is damaged"), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn the_same_name_with_another_uid_is_another_person() {
+        let bench = Bench::new();
+        bench.ranges("alice", 1000).unwrap();
+        assert!(bench.ranges("alice", 1007).unwrap_err().to_string().contains("belongs to uid 1000"));
+    }
+
+    #[test]
+    fn a_real_uid_within_the_pool_is_nobody_elses_range() {
+        let bench = Bench::new();
+        bench.ranges("ad-user", 524_300).unwrap();
+        assert_eq!(bench.ranges("bob", 1001).unwrap().uid, 524_288 + 2 * COUNT);
+        assert!(bench.ranges("ad-two", 524_288 + COUNT + 7).is_err(), "its uid is one of ad-user's range");
+    }
+}

@@ -1,0 +1,172 @@
+//! What a process does to itself so that it has nothing to offer to whoever takes it over.
+//!
+//! Only PAM, as root, can do this for the whole login: what is set here is inherited by the shell, sftp and every
+//! forwarded channel. Everything is read back; a surprise is an error, and the login is refused.
+
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use rustix::thread::CapabilitiesSecureBits;
+
+use crate::error::{Act, Error, Result};
+use crate::sys;
+
+/// What the programs of a jail with `root = true` can ever have: what `apt`, `dpkg`, `sudo`, `useradd` and daemons on
+/// low ports need. Measured: with these, and none of `SYS_ADMIN`, `SYS_MODULE`, `SYS_RAWIO`, `SYS_PTRACE`, `MKNOD` and
+/// the like, all of them work and `mount` is refused.
+const ROOT: [Capability; 13] = [
+    Capability::CAP_CHOWN,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_FOWNER,
+    Capability::CAP_FSETID,
+    Capability::CAP_KILL,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETUID,
+    Capability::CAP_SETPCAP,
+    Capability::CAP_NET_BIND_SERVICE,
+    Capability::CAP_NET_RAW,
+    Capability::CAP_SYS_CHROOT,
+    Capability::CAP_AUDIT_WRITE,
+    Capability::CAP_SETFCAP,
+];
+
+/// What the login process itself still needs: to become the user, to give them their terminal, to end their processes.
+const LOGIN: [Capability; 9] = [
+    Capability::CAP_CHOWN,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_FOWNER,
+    Capability::CAP_FSETID,
+    Capability::CAP_KILL,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETUID,
+    Capability::CAP_SYS_CHROOT,
+    Capability::CAP_AUDIT_WRITE,
+];
+
+/// Confines a login process that has joined a jail. In this order; `docs/order.md` has the reasons too.
+///
+/// # Errors
+/// [`Error::Act`] or [`Error::Surprise`]; the login must then be refused.
+pub fn login(root: bool) -> Result<()> {
+    let bounding: CapsHashSet = if root { ROOT.into_iter().collect() } else { CapsHashSet::new() };
+
+    // 1. Bounding set: the ceiling of every later exec. Needs SETPCAP, which step 4 drops.
+    bound(&bounding)?;
+
+    // 2. Securebits: no ambient capabilities ever; without root in the profile, uid 0 means nothing at an exec
+    //    either. Locked, so that what root of the jail may do cannot unlock it. Needs SETPCAP too.
+    let mut bits = CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
+    if !root {
+        bits |= CapabilitiesSecureBits::NO_ROOT
+            | CapabilitiesSecureBits::NO_ROOT_LOCKED
+            | CapabilitiesSecureBits::KEEP_CAPS_LOCKED;
+    }
+    secure(bits)?;
+
+    // 3. no_new_privs, where the profile gives no root: setuid programs and file capabilities of layers and upper
+    //    gain nothing. Before seccomp, which an unprivileged process may only set with it.
+    if !root {
+        no_new_privs()?;
+    }
+
+    // (The seccomp filter belongs here: after no_new_privs, before the capabilities that setting it would need go.)
+
+    // 4. The login process' own capabilities. It goes on as root of the jail, reading files that the user may have
+    //    written (nsswitch.conf, libraries): whoever takes it over that way must find nothing worth having.
+    keep(&LOGIN.into_iter().collect())
+}
+
+/// Confines the jail's PID 1: it only ends processes from here on.
+///
+/// # Errors
+/// [`Error::Act`] or [`Error::Surprise`].
+pub(super) fn become_init() -> Result<()> {
+    bound(&CapsHashSet::new())?;
+    secure(
+        CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
+            | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED
+            | CapabilitiesSecureBits::NO_ROOT
+            | CapabilitiesSecureBits::NO_ROOT_LOCKED
+            | CapabilitiesSecureBits::KEEP_CAPS_LOCKED,
+    )?;
+    no_new_privs()?;
+    keep(&[Capability::CAP_KILL].into_iter().collect())?;
+    // Its memory and descriptors are for host root only, whoever inside has the same uid.
+    nix::sys::prctl::set_dumpable(false).act("protect", "PID 1")
+}
+
+/// Becomes uid 0, gid 0 of the user namespace that this process is in: nobody outside of it.
+///
+/// # Errors
+/// [`Error::Act`] or [`Error::Surprise`].
+pub(super) fn become_jail_root(groups: &[u32]) -> Result<()> {
+    // Groups first and the uid last: each step needs what the next one gives up.
+    let gids: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    setgroups(&gids).act("set the groups to", format!("{groups:?}"))?;
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(gid, gid, gid).act("become", "gid 0 of the jail")?;
+    setresuid(uid, uid, uid).act("become", "uid 0 of the jail")?;
+    let is = nix::unistd::getresuid().act("ask for", "the uids")?;
+    if (is.real, is.effective, is.saved) != (uid, uid, uid) {
+        return Err(Error::Surprise { what: "the uid", wanted: "0".into(), is: format!("{is:?}") });
+    }
+    Ok(())
+}
+
+fn bound(wanted: &CapsHashSet) -> Result<()> {
+    let wanted = wanted.iter().fold(0, |mask, capability| mask | capability.bitmask());
+    // By number and up to the kernel's own last one: a capability newer than any list must go too.
+    let mut is = 0;
+    for number in 0..u64::BITS {
+        if wanted & (1 << number) == 0 {
+            sys::drop_from_bounding_set(number).act("drop from the bounding set", number.to_string())?;
+        }
+        if sys::bounding_set_has(number) {
+            is |= 1 << number;
+        }
+    }
+    if is & !wanted == 0 {
+        return Ok(());
+    }
+    Err(Error::Surprise { what: "the bounding set", wanted: format!("{wanted:x}"), is: format!("{is:x}") })
+}
+
+fn secure(wanted: CapabilitiesSecureBits) -> Result<()> {
+    rustix::thread::set_capabilities_secure_bits(wanted).act("set", "the securebits")?;
+    let is = rustix::thread::capabilities_secure_bits().act("read", "the securebits")?;
+    if is == wanted {
+        return Ok(());
+    }
+    Err(Error::Surprise { what: "the securebits", wanted: format!("{wanted:?}"), is: format!("{is:?}") })
+}
+
+fn no_new_privs() -> Result<()> {
+    nix::sys::prctl::set_no_new_privs().act("set", "no_new_privs")?;
+    if nix::sys::prctl::get_no_new_privs().act("read", "no_new_privs")? {
+        return Ok(());
+    }
+    Err(Error::Surprise { what: "no_new_privs", wanted: "1".into(), is: "0".into() })
+}
+
+fn keep(wanted: &CapsHashSet) -> Result<()> {
+    // Inheritable first: it cannot hold what the permitted set has lost.
+    for (name, set, wanted) in [
+        ("the inheritable set", CapSet::Inheritable, &CapsHashSet::new()),
+        ("the effective set", CapSet::Effective, wanted),
+        ("the permitted set", CapSet::Permitted, wanted),
+    ] {
+        caps::set(None, set, wanted).map_err(errno).act("set", name)?;
+        let is = caps::read(None, set).map_err(errno).act("read", name)?;
+        if is != *wanted {
+            return Err(surprise(name, wanted, &is));
+        }
+    }
+    Ok(())
+}
+
+fn surprise(what: &'static str, wanted: &CapsHashSet, is: &CapsHashSet) -> Error {
+    Error::Surprise { what, wanted: format!("{wanted:?}"), is: format!("{is:?}") }
+}
+
+fn errno(error: caps::errors::CapsError) -> std::io::Error {
+    std::io::Error::other(error.to_string())
+}

@@ -1,0 +1,233 @@
+//! The door of a jail: the socket on which its PID 1 listens, in `/run/ojail`, where only host root comes.
+//!
+//! One connection is one session: it lives in the login process, and its end of file is the session's end, however
+//! that process died. The kernel tells the connecting side who listens ([`SO_PEERCRED`]), so no pid is ever taken
+//! from a file, and none can have been reused.
+//!
+//! [`SO_PEERCRED`]: https://man7.org/linux/man-pages/man7/unix.7.html
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recv, send,
+    socket_with, sockopt,
+};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+use super::plan::Terms;
+use crate::error::{Act, Error, Result};
+use crate::runtime::Corner;
+
+/// What one can say at the door.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// A session begins; this connection is its life line.
+    Join(Guest),
+    /// Who is inside?
+    Status,
+    /// End the jail.
+    Stop,
+}
+
+/// A session, as others see it in `ojail list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    /// The PAM service, or `enter`.
+    pub service: String,
+    /// Remote host, empty for a local session.
+    pub from: String,
+    /// The login process on the host.
+    pub pid: u32,
+    /// Seconds since 1970.
+    pub since: u64,
+    /// What the configuration says of this user now.
+    pub terms: Terms,
+}
+
+/// What the jail answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Come in.
+    Welcome(House),
+    /// The jail is ending, or was raised on other terms and is empty: raise a new one.
+    Closing,
+    /// As asked.
+    Status(Status),
+}
+
+/// What a session must know of the jail that it joins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct House {
+    /// Whether the user may become root of the jail.
+    pub root: bool,
+    /// The user's groups inside.
+    pub groups: Vec<u32>,
+    /// The jail's `XDG_RUNTIME_DIR`.
+    pub runtime_dir: String,
+}
+
+/// A running jail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The profile it was raised from.
+    pub profile: String,
+    /// The terms it was raised on.
+    pub terms: Terms,
+    /// Seconds since 1970.
+    pub since: u64,
+    /// Open sessions.
+    pub sessions: Vec<Guest>,
+    /// Processes inside, PID 1 not counted.
+    pub processes: usize,
+}
+
+/// Longest message. A status with thousands of sessions still fits.
+const MAX: usize = 1 << 20;
+
+/// How long either side waits for the other: PID 1 answers in microseconds unless it was stopped.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Binds the door's socket. It listens only when PID 1 says so, and then bears PID 1's credentials.
+///
+/// # Errors
+/// What bind(2) says.
+pub fn hang(path: &Path) -> io::Result<OwnedFd> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        removed => removed?,
+    }
+    let socket = seqpacket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+/// Opens the door: from here on logins can knock.
+///
+/// # Errors
+/// What listen(2) says.
+pub fn open(socket: &OwnedFd) -> io::Result<()> {
+    Ok(listen(socket, 4096)?)
+}
+
+fn seqpacket(flags: SocketFlags) -> rustix::io::Result<OwnedFd> {
+    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
+
+/// A connection to a jail's PID 1.
+#[derive(Debug)]
+pub struct Door {
+    user: String,
+    socket: OwnedFd,
+    init: Pid,
+}
+
+impl Door {
+    /// Knocks. `None` if no jail of this user is running.
+    ///
+    /// # Errors
+    /// [`Error::Act`] for anything but the absence of a jail.
+    pub fn knock(corner: &Corner) -> Result<Option<Self>> {
+        let path = corner.door();
+        let socket = seqpacket(SocketFlags::CLOEXEC).act("make", "a socket")?;
+        for timeout in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
+            sockopt::set_socket_timeout(&socket, timeout, Some(PATIENCE)).act("set the timeout of", "a socket")?;
+        }
+        match connect(&socket, &SocketAddrUnix::new(&path).act("name", &path)?) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => return Ok(None),
+            Err(e) => return Err(e).act("connect to", &path),
+        }
+        let peer = sockopt::socket_peercred(&socket).act("ask who listens at", &path)?;
+        Ok(Some(Self { user: corner.user().to_string(), socket, init: peer.pid }))
+    }
+
+    /// Says something and waits for the answer. `None` if the jail ended meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Door`] if the answer is no answer; [`Error::Act`] if there was none in 10 s.
+    pub fn ask(&self, request: &Request) -> Result<Option<Answer>> {
+        match say(&self.socket, request).and_then(|()| hear(&self.socket)) {
+            Ok(answer) => Ok(answer),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                Err(Error::Door { user: self.user.clone(), answer: e.to_string() })
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(None),
+            Err(e) => Err(e).act("talk to PID 1 of the jail of", self.user.as_str()),
+        }
+    }
+
+    /// A descriptor of the jail's PID 1, proven to be the process behind this door.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] if it died.
+    pub fn init(&self) -> Result<OwnedFd> {
+        let pidfd = pidfd_open(self.init, PidfdFlags::empty()).act("open", "PID 1 of the jail")?;
+        // The pid was PID 1's when it opened the door. If the connection still stands, PID 1 lives, so its number
+        // cannot have gone to another process before it was opened above.
+        let mut fds = [rustix::event::PollFd::new(&self.socket, rustix::event::PollFlags::empty())];
+        rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).act("poll", "the jail's door")?;
+        if fds[0].revents().is_empty() {
+            return Ok(pidfd);
+        }
+        Err(Error::NotRunning { user: self.user.clone() })
+    }
+
+    /// PID 1 of the jail, as the host counts.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.init.as_raw_nonzero().get()
+    }
+
+    /// Waits for PID 1 to close the door, which it does by exiting.
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub fn wait_for_end(&self, patience: Duration) -> Result<bool> {
+        let mut fds = [rustix::event::PollFd::new(&self.socket, rustix::event::PollFlags::IN)];
+        let timeout = rustix::event::Timespec {
+            tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: patience.subsec_nanos().into(),
+        };
+        Ok(rustix::event::poll(&mut fds, Some(&timeout)).act("poll", "the jail's door")? > 0)
+    }
+
+    /// Keeps the connection, which is the session.
+    #[must_use]
+    pub fn into_session(self) -> OwnedFd {
+        self.socket
+    }
+}
+
+/// Sends one message.
+///
+/// # Errors
+/// What send(2) says; `BrokenPipe` if the other side is gone.
+pub fn say(socket: impl AsFd, message: &impl Serialize) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    let sent = send(socket, &bytes, SendFlags::NOSIGNAL)?;
+    if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+/// Receives one message; `None` is end of file.
+///
+/// # Errors
+/// What recv(2) says; `InvalidData` for what is no message.
+pub fn hear<T: for<'a> Deserialize<'a>>(socket: impl AsFd) -> io::Result<Option<T>> {
+    // The message's length first, so that the usual small one needs no large buffer.
+    let (_, length) = recv(&socket, &mut [0u8; 0][..], RecvFlags::PEEK | RecvFlags::TRUNC)?;
+    if length > MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message that is too long"));
+    }
+    let mut buffer = vec![0; length];
+    let (_, length) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
+    if length == 0 {
+        return Ok(None);
+    }
+    serde_json::from_slice(&buffer)
+        .map(Some)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, String::from_utf8_lossy(&buffer).into_owned()))
+}

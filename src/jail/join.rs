@@ -1,0 +1,56 @@
+//! Joining: the login process moves itself into a running jail. It runs inside sshd, su, cron or `ojail enter`.
+//!
+//! There is no way back from the first step on, and none is wanted: after an error the process is in the jail, or on
+//! the host and still about to be refused by its caller.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use nix::sched::CloneFlags;
+
+use super::confine;
+use super::door::{Door, House};
+use crate::error::{Act, Result};
+use crate::runtime::Corner;
+use crate::sys;
+
+/// A session: as long as this value (or a copy of its descriptors in a child) lives, the jail counts it.
+#[derive(Debug)]
+pub struct Session {
+    _line: OwnedFd,
+    _alive: File,
+}
+
+/// Moves this process into the jail behind the door, as its root. The caller confines it next.
+///
+/// # Errors
+/// [`crate::Error::Act`] or [`crate::Error::Surprise`]; the login must be refused.
+pub fn join(corner: &Corner, door: Door, house: &House) -> Result<Session> {
+    // 1. One thread only: setns moves the calling thread, and a second one would stay on the host.
+    sys::single_threaded().act("join the jail from", "a process with several threads")?;
+
+    // 2. Hold the claim on the upper. This process keeps the jail's mounts in being even if PID 1 dies, and is not in
+    //    the jail's PID namespace, so nothing else would tell the next raise. Opened while /run/ojail is in reach.
+    let alive = corner.hold()?;
+
+    // 3. Nothing that is open now survives an exec: no directory of the host's reaches the user's shell.
+    sys::cloexec_from(3).act("mark to be closed", "the descriptors of the login process")?;
+
+    // 4. Enter all namespaces at once, by a descriptor of the very process that answered the door. The kernel takes
+    //    the user namespace first, checks the others against the host's root that we still are, and moves root and
+    //    working directory to the jail's. Children will be in its PID namespace; this process stays in its own.
+    let init = door.init()?;
+    let all = CloneFlags::CLONE_NEWUSER
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWNET;
+    nix::sched::setns(&init, all).act("join", "the namespaces of the jail")?;
+    drop(init);
+
+    // 5. Become root of the jail, with the user's groups: until here this process is uid 0 of the host, which has no
+    //    name inside. `su` sets no groups after this, sshd does.
+    confine::become_jail_root(&house.groups)?;
+    Ok(Session { _line: door.into_session(), _alive: alive })
+}

@@ -1,0 +1,324 @@
+//! The life of a jail: what its PID 1 does once it stands. It reaps, counts sessions, and ends the jail.
+//!
+//! A single loop over one `poll`. It runs as root of the jail with `CAP_KILL` alone, and asks nothing of the host.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{SocketFlags, accept_with};
+
+use super::door::{self, Answer, Guest, Request, Status};
+use super::login::now;
+use super::plan::{Plan, Terms};
+use crate::log::{Level, Log};
+
+/// How long processes have between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How often a jail without sessions looks whether what lingers in it has ended. Most ends are told by SIGCHLD; not
+/// those of processes whose parent is a login process on the host.
+const GLANCE: Duration = Duration::from_secs(15);
+
+/// Whoever raised the jail is about to join it; it must not end before.
+const FIRST_KNOCK: Duration = Duration::from_secs(30);
+
+/// What PID 1 knows of its jail.
+pub(super) struct House {
+    user: String,
+    profile: String,
+    terms: Terms,
+    linger: bool,
+    keep_warm: Duration,
+    welcome: door::House,
+    since: u64,
+    door: OwnedFd,
+    /// Holds the claim on the upper; never read.
+    _alive: OwnedFd,
+}
+
+impl House {
+    pub(super) fn new(plan: Plan, door: OwnedFd, alive: OwnedFd) -> Self {
+        Self {
+            user: plan.user.to_string(),
+            profile: plan.profile,
+            terms: plan.terms,
+            linger: plan.linger,
+            keep_warm: Duration::from_secs(plan.keep_warm),
+            welcome: door::House {
+                root: plan.root,
+                groups: plan.groups.iter().map(|group| group.gid).collect(),
+                runtime_dir: super::furnish::runtime_dir(plan.uid).display().to_string(),
+            },
+            since: now(),
+            door,
+            _alive: alive,
+        }
+    }
+}
+
+/// One connection at the door; a session once it has joined.
+struct Caller {
+    socket: OwnedFd,
+    guest: Option<Guest>,
+}
+
+/// Where the jail is in its life.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Sessions are open, or something lingers.
+    Lived,
+    /// Empty, until this moment.
+    Warm(Instant),
+    /// The last session ended in a jail without linger: what is left is killed at this moment.
+    Clearing(Instant),
+    /// It ends: nobody gets in any more, and what is left is killed at this moment.
+    Ending(Instant, &'static str),
+}
+
+/// Lives until the jail ends. The caller exits then, and with it every process inside.
+pub(super) fn run(house: House, porch: &OwnedFd, log: Log) {
+    let mut life = Life {
+        phase: Phase::Warm(Instant::now() + house.keep_warm.max(FIRST_KNOCK)),
+        house,
+        callers: Vec::new(),
+        log,
+    };
+    let why = life.live().unwrap_or("PID 1 cannot go on");
+    // Take the door away while it still refuses: a login that knocks now finds nothing, and raises anew.
+    let _ = rustix::fs::unlinkat(porch, "door", rustix::fs::AtFlags::empty());
+    life.log.event(Level::Info, "jail-ended", &[("user", &life.house.user), ("profile", &life.house.profile), ("why", &why)]);
+}
+
+struct Life {
+    house: House,
+    callers: Vec<Caller>,
+    phase: Phase,
+    log: Log,
+}
+
+impl Life {
+    /// The loop. Returns why the jail ends; `None` if the kernel refuses what PID 1 lives by.
+    fn live(&mut self) -> Option<&'static str> {
+        let mut signals = SigSet::empty();
+        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
+            signals.add(signal);
+        }
+        // Blocked and read from a descriptor, so that nothing happens in between two lines of this loop.
+        signals.thread_block().ok()?;
+        let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).ok()?;
+        loop {
+            if let Some(why) = self.advance() {
+                return Some(why);
+            }
+            let ready = self.wait(&signals)?;
+            if ready.signal {
+                while let Ok(Some(signal)) = signals.read_signal() {
+                    if signal.ssi_signo != Signal::SIGCHLD as u32 {
+                        self.end("it was told to by a signal");
+                    }
+                }
+                reap();
+            }
+            self.serve(&ready.callers);
+            if ready.door {
+                self.admit();
+            }
+        }
+    }
+
+    /// Moves on to the next phase if it is time. Returns why, when the jail is over.
+    fn advance(&mut self) -> Option<&'static str> {
+        let now = Instant::now();
+        match self.phase {
+            Phase::Ending(deadline, why) => {
+                if !occupied() {
+                    return Some(why);
+                }
+                if now >= deadline {
+                    signal_all(Signal::SIGKILL);
+                }
+            }
+            Phase::Clearing(deadline) if self.sessions() == 0 => {
+                if !occupied() {
+                    self.phase = Phase::Warm(now + self.house.keep_warm);
+                } else if now >= deadline {
+                    signal_all(Signal::SIGKILL);
+                }
+            }
+            Phase::Lived if self.sessions() == 0 && !occupied() => {
+                self.phase = Phase::Warm(now + self.house.keep_warm);
+            }
+            Phase::Warm(deadline) if now >= deadline => {
+                if occupied() {
+                    self.phase = Phase::Lived;
+                } else {
+                    return Some("it was empty");
+                }
+            }
+            Phase::Warm(_) | Phase::Lived | Phase::Clearing(_) => {}
+        }
+        None
+    }
+
+    fn sessions(&self) -> usize {
+        self.callers.iter().filter(|caller| caller.guest.is_some()).count()
+    }
+
+    /// How long nothing can happen unless somebody calls.
+    fn pause(&self) -> Option<Duration> {
+        let soon = Duration::from_millis(20);
+        let until = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        match self.phase {
+            Phase::Ending(deadline, _) | Phase::Clearing(deadline) => Some(until(deadline).clamp(soon, soon * 5)),
+            Phase::Warm(deadline) => Some(until(deadline) + Duration::from_millis(1)),
+            Phase::Lived if self.sessions() == 0 => Some(GLANCE),
+            Phase::Lived => None,
+        }
+    }
+
+    fn wait(&self, signals: &SignalFd) -> Option<Ready> {
+        let timeout = self.pause().map(|pause| Timespec {
+            tv_sec: i64::try_from(pause.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: pause.subsec_nanos().into(),
+        });
+        let mut fds = vec![PollFd::new(signals, PollFlags::IN), PollFd::new(&self.house.door, PollFlags::IN)];
+        fds.extend(self.callers.iter().map(|caller| PollFd::new(&caller.socket, PollFlags::IN)));
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return None,
+        }
+        let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        Some(Ready {
+            signal: ready(&fds[0]),
+            door: ready(&fds[1]),
+            callers: fds[2..].iter().map(ready).collect(),
+        })
+    }
+
+    /// Hears every caller who said something or went away.
+    fn serve(&mut self, ready: &[bool]) {
+        let mut gone = Vec::new();
+        for (number, _) in ready.iter().enumerate().filter(|(_, ready)| **ready) {
+            match door::hear::<Request>(self.callers[number].socket.as_fd()) {
+                Ok(Some(request)) => {
+                    let answer = self.answer(number, request);
+                    if let Some(answer) = answer {
+                        if door::say(self.callers[number].socket.as_fd(), &answer).is_err() {
+                            gone.push(number);
+                        }
+                    }
+                }
+                Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {}
+                // End of file, or nonsense from who should know better: either way this caller is done.
+                Ok(None) | Err(_) => gone.push(number),
+            }
+        }
+        for number in gone.into_iter().rev() {
+            if let Some(guest) = self.callers.swap_remove(number).guest {
+                self.left(&guest);
+            }
+        }
+    }
+
+    fn answer(&mut self, number: usize, request: Request) -> Option<Answer> {
+        match request {
+            Request::Join(guest) => {
+                if matches!(self.phase, Phase::Ending(..)) {
+                    return Some(Answer::Closing);
+                }
+                // Raised on other terms: make way, unless somebody or something is inside.
+                if guest.terms != self.house.terms && self.sessions() == 0 && !occupied() {
+                    self.end("the configuration changed");
+                    return Some(Answer::Closing);
+                }
+                self.callers[number].guest = Some(guest);
+                self.phase = Phase::Lived;
+                Some(Answer::Welcome(self.house.welcome.clone()))
+            }
+            Request::Status => Some(Answer::Status(Status {
+                profile: self.house.profile.clone(),
+                terms: self.house.terms,
+                since: self.house.since,
+                sessions: self.callers.iter().filter_map(|caller| caller.guest.clone()).collect(),
+                processes: others().count(),
+            })),
+            // No answer: the end of the connection is the end of the jail.
+            Request::Stop => {
+                self.end("it was stopped");
+                None
+            }
+        }
+    }
+
+    fn left(&mut self, guest: &Guest) {
+        let left = self.sessions();
+        self.log.event(
+            Level::Info,
+            "session-end",
+            &[("user", &self.house.user), ("service", &guest.service), ("from", &guest.from), ("left", &left)],
+        );
+        if left == 0 && !self.house.linger && self.phase == Phase::Lived {
+            self.phase = Phase::Clearing(Instant::now() + GRACE);
+            hang_up();
+        }
+    }
+
+    fn end(&mut self, why: &'static str) {
+        if !matches!(self.phase, Phase::Ending(..)) {
+            self.phase = Phase::Ending(Instant::now() + GRACE, why);
+            hang_up();
+        }
+    }
+
+    fn admit(&mut self) {
+        while let Ok(socket) = accept_with(&self.house.door, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            self.callers.push(Caller { socket, guest: None });
+        }
+    }
+}
+
+/// What `poll` told.
+struct Ready {
+    signal: bool,
+    door: bool,
+    callers: Vec<bool>,
+}
+
+fn reap() {
+    while let Ok(status) = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            break;
+        }
+    }
+}
+
+/// As a terminal that goes away and a shutdown would; interactive shells ignore SIGTERM alone.
+fn hang_up() {
+    signal_all(Signal::SIGHUP);
+    signal_all(Signal::SIGTERM);
+    // What was stopped could not hear it.
+    signal_all(Signal::SIGCONT);
+}
+
+/// To every process of this PID namespace but this one.
+fn signal_all(signal: Signal) {
+    let _ = kill(Pid::from_raw(-1), signal);
+}
+
+/// Whether anything but PID 1 lives inside.
+fn occupied() -> bool {
+    reap();
+    others().next().is_some()
+}
+
+/// The other processes of this PID namespace. Its own /proc is the one place that also knows those whose parent is a
+/// login process on the host.
+fn others() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|pid| *pid != 1)
+}

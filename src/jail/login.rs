@@ -1,0 +1,134 @@
+//! A login, from the user's name to the confined process. The PAM module and `ojail enter` call [`open`].
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::door::{Answer, Door, Guest, House, Request};
+use super::join::{Session, join};
+use super::plan::{self, Terms};
+use super::{confine, raise};
+use crate::account::{self, Account, Username};
+use crate::config::{self, Config, Profile};
+use crate::error::{Error, Result};
+use crate::log::{Level, Log};
+use crate::policy::{Decision, Exempt, decide};
+use crate::runtime::Corner;
+use crate::paths;
+
+/// Who wants in, and from where. Nothing of it is trusted but the name, which PAM has authenticated.
+#[derive(Debug, Clone)]
+pub struct Visitor {
+    /// The user's name as PAM has it.
+    pub user: String,
+    /// The PAM service, or `enter`.
+    pub service: String,
+    /// The remote host, empty for a local session.
+    pub from: String,
+}
+
+/// How a login came out.
+#[derive(Debug)]
+pub enum Login {
+    /// Nothing was done: the user stays on the host.
+    Exempt(Exempt),
+    /// This process is in the jail now, and confined.
+    Jailed {
+        /// To be kept for as long as the session lasts.
+        session: Session,
+        /// What the session needs to know.
+        house: House,
+    },
+}
+
+/// The whole of a login. On success the calling process is in the user's jail, or the user is exempt.
+///
+/// # Errors
+/// Any of the library's. The caller must refuse the login: it is not known where this process is.
+pub fn open(visitor: &Visitor, log: &mut Log) -> Result<Login> {
+    // 1. Who is it? uid 0 is let through before anything else is read: a broken configuration must not lock the
+    //    administrator out, and breaks every other login.
+    let account = account::lookup(&visitor.user)?;
+    if account.uid == 0 {
+        return Ok(Login::Exempt(Exempt::Root));
+    }
+    let config = config::load(paths::CONFIG.as_ref())?;
+
+    // 2. Jailed or exempt?
+    let profile = match decide(&config, &account)? {
+        Decision::Exempt(why) => return Ok(Login::Exempt(why)),
+        Decision::Jailed { profile, .. } => profile,
+    };
+    if visitor.service == "systemd-user" {
+        return Err(Error::UserManager { user: account.name });
+    }
+    let corner = Corner::of(&Username::parse(&account.name)?);
+    let guest = guest(visitor, plan::terms(profile, &account)?);
+
+    // 3. A running jail lets us in at once, without any lock. Otherwise raise one.
+    let (door, house) = match knock(&corner, &guest)? {
+        Some(welcome) => welcome,
+        None => raised(&config, profile, &account, &corner, &guest, log)?,
+    };
+
+    // 4. Join, then confine: in the jail first, because the capabilities that joining needs are the first to go.
+    let session = join(&corner, door, &house)?;
+    confine::login(house.root)?;
+    log.event(
+        Level::Info,
+        "session-start",
+        &[
+            ("user", &account.name),
+            ("profile", &profile.name),
+            ("service", &visitor.service),
+            ("from", &visitor.from),
+        ],
+    );
+    Ok(Login::Jailed { session, house })
+}
+
+fn guest(visitor: &Visitor, terms: Terms) -> Guest {
+    Guest {
+        service: visitor.service.clone(),
+        from: visitor.from.clone(),
+        pid: std::process::id(),
+        since: now(),
+        terms,
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Asks a running jail to let this session in. `None`: there is none, or it is about to end.
+fn knock(corner: &Corner, guest: &Guest) -> Result<Option<(Door, House)>> {
+    let Some(door) = Door::knock(corner)? else { return Ok(None) };
+    match door.ask(&Request::Join(guest.clone()))? {
+        Some(Answer::Welcome(house)) => Ok(Some((door, house))),
+        Some(Answer::Closing) | None => Ok(None),
+        Some(other) => Err(Error::Door { user: corner.user().to_string(), answer: format!("{other:?}") }),
+    }
+}
+
+/// Raises the jail, or waits for somebody else who does.
+fn raised(
+    config: &Config,
+    profile: &Profile,
+    account: &Account,
+    corner: &Corner,
+    guest: &Guest,
+    log: &mut Log,
+) -> Result<(Door, House)> {
+    let _lock = corner.lock()?;
+    // Whoever had the lock before may have raised it.
+    if let Some(welcome) = knock(corner, guest)? {
+        return Ok(welcome);
+    }
+    raise::sweep_porch(corner)?;
+    // Nothing of the last jail is mounted any more, and nobody else can raise: one upper, one overlay.
+    let alive = corner.claim()?;
+    let plan = plan::make(config, profile, account)?;
+    raise::start(&plan, alive)?;
+    log.event(Level::Info, "jail-raised", &[("user", &account.name), ("profile", &profile.name)]);
+    knock(corner, guest)?.ok_or_else(|| Error::NotRunning { user: account.name.clone() })
+}

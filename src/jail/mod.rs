@@ -1,0 +1,18 @@
+//! The story of a login, in the order in which it happens.
+//!
+//! * [`login`]: decide, raise if needed, join, confine. Read this first.
+//! * [`plan`]: everything about one jail, decided before anything is done.
+//! * [`raise`]: `ojail-init` makes the jail; [`furnish`] puts the account lines and the like into it.
+//! * [`life`]: what the jail's PID 1 does afterwards; [`door`] is how others talk to it.
+//! * [`join`] and [`confine`]: what the login process does to itself.
+//! * [`end`]: stopping a jail from outside.
+
+pub mod confine;
+pub mod door;
+pub mod end;
+pub mod furnish;
+pub mod join;
+pub mod life;
+pub mod login;
+pub mod plan;
+pub mod raise;

@@ -1,0 +1,172 @@
+//! Everything about one jail, decided by host root before anything is done, and handed to `ojail-init` as JSON.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::account::{Account, Membership, Username};
+use crate::config::{Bind, Config, Home, Network, Profile};
+use crate::error::{Act, Error, Result};
+use crate::ids::{self, Extent};
+use crate::layers::{self, Layer};
+use crate::store::{self, Upper};
+use crate::{account, paths};
+
+/// What a running jail must have in common with the configuration, as a number to compare.
+///
+/// Made of the profile and of what the account brings into the jail. A jail that is empty and has other terms is
+/// replaced at the next login; one that is in use keeps its own until it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms(u64);
+
+/// A jail to be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Whose.
+    pub user: Username,
+    /// The user's id, the same inside and outside.
+    pub uid: u32,
+    /// The primary group's, the same inside and outside.
+    pub gid: u32,
+    /// Full name and the like.
+    pub gecos: String,
+    /// The home directory, at the same path inside and outside.
+    pub home: PathBuf,
+    /// Where the home directory comes from.
+    pub home_from: Home,
+    /// The shell for the jail's `passwd`.
+    pub shell: PathBuf,
+    /// The shell that the profile insists on.
+    pub profile_shell: Option<PathBuf>,
+    /// The profile's name.
+    pub profile: String,
+    /// Lower layers, topmost first.
+    pub layers: Vec<Layer>,
+    /// The writable layer; `None` in a read-only jail.
+    pub upper: Option<Upper>,
+    /// Ids inside and outside.
+    pub uid_map: Vec<Extent>,
+    /// Ids inside and outside.
+    pub gid_map: Vec<Extent>,
+    /// The groups that exist inside as on the host: the primary one first.
+    pub groups: Vec<Membership>,
+    /// Whether the user may become root of the jail.
+    pub root: bool,
+    /// Which network it sees.
+    pub network: Network,
+    /// Host directories and files to show.
+    pub binds: Vec<Bind>,
+    /// Whether processes outlive the last session.
+    pub linger: bool,
+    /// How long the empty jail stays, in seconds.
+    pub keep_warm: u64,
+    /// The host's name.
+    pub host: String,
+    /// The host's `resolv.conf`, for jails on the host's network.
+    pub resolv_conf: Option<String>,
+    /// What it was planned from.
+    pub terms: Terms,
+}
+
+/// What of an account comes into the jail: the same for the plan and for the terms.
+struct Share {
+    user: Username,
+    groups: Vec<Membership>,
+    shell: PathBuf,
+}
+
+/// The terms of a jail for this account under this profile. Cheap: asked at every login.
+///
+/// # Errors
+/// [`Error::BadName`], [`Error::BadId`].
+pub fn terms(profile: &Profile, account: &Account) -> Result<Terms> {
+    Ok(share(profile, account)?.terms(profile, account))
+}
+
+/// Plans the jail. Gives ids and an upper to a user who has none yet; nothing else is changed.
+///
+/// # Errors
+/// Whatever makes the jail impossible as configured.
+pub fn make(config: &Config, profile: &Profile, account: &Account) -> Result<Plan> {
+    let share = share(profile, account)?;
+    for group in &profile.groups {
+        if !account.groups.iter().any(|own| own.name == *group) && !account::group_exists(group)? {
+            return Err(Error::NoSuchGroup { profile: profile.name.clone(), group: group.clone() });
+        }
+    }
+    // Layers before ids and upper: a profile that cannot work leaves nothing on disk.
+    let layers = layers::resolve(&config.storage, &profile.layers)?;
+    if profile.writable {
+        store::check(&config.storage)?;
+    }
+    let ranges = ids::Registry::default().ranges(&share.user, account, &config.ids)?;
+    let own_gids: Vec<u32> = share.groups.iter().map(|group| group.gid).collect();
+    let upper = if profile.writable { Some(store::upper(&config.storage, &share.user)?) } else { None };
+    let terms = share.terms(profile, account);
+    Ok(Plan {
+        uid: account.uid,
+        gid: account.gid,
+        gecos: account.gecos.replace([':', '\n'], " "),
+        home: account.home.clone(),
+        home_from: profile.home,
+        shell: share.shell,
+        profile_shell: profile.shell.clone(),
+        profile: profile.name.clone(),
+        layers,
+        upper,
+        uid_map: ids::map(ranges.uid, &[account.uid]),
+        gid_map: ids::map(ranges.gid, &own_gids),
+        groups: share.groups,
+        root: profile.root,
+        network: profile.network,
+        binds: profile.binds.clone(),
+        linger: profile.linger,
+        keep_warm: profile.keep_warm.as_secs(),
+        host: nix::unistd::gethostname().act("read", "the host's name")?.to_string_lossy().into_owned(),
+        resolv_conf: match profile.network {
+            Network::Host => std::fs::read_to_string("/etc/resolv.conf").ok(),
+            Network::None => None,
+        },
+        user: share.user,
+        terms,
+    })
+}
+
+fn share(profile: &Profile, account: &Account) -> Result<Share> {
+    let user = Username::parse(&account.name)?;
+    let bad = |kind, id, why| Err(Error::BadId { user: user.to_string(), kind, id, why });
+    if account.gid == 0 {
+        return bad("gid", 0, "it is root's group; give the user another primary group");
+    }
+    let named = account.groups.iter().filter(|own| own.gid != account.gid && profile.groups.contains(&own.name));
+    if named.clone().any(|group| group.gid == 0) {
+        return bad("gid", 0, "it is root's group; take it out of the profile");
+    }
+    let primary = account.groups.iter().find(|own| own.gid == account.gid).cloned();
+    let primary = primary.unwrap_or(Membership { name: user.to_string(), gid: account.gid });
+    let mut groups = vec![primary];
+    groups.extend(named.cloned());
+    if !account.home.is_absolute() || account.home.parent().is_none() {
+        return Err(Error::Unfit {
+            path: account.home.clone(),
+            why: format!("is the home directory of {user}; a jailed user needs one of their own, like /home/{user}"),
+        });
+    }
+    // The host's shell, where it is a shell and not our own stand-in.
+    let stand_in = account.shell.as_os_str().is_empty() || account.shell.ends_with("ojail-shell");
+    let host_shell = if stand_in { PathBuf::from("/bin/bash") } else { account.shell.clone() };
+    let shell = profile.shell.clone().unwrap_or(host_shell);
+    Ok(Share { user, groups, shell })
+}
+
+impl Share {
+    fn terms(&self, profile: &Profile, account: &Account) -> Terms {
+        let mut hasher = DefaultHasher::new();
+        format!("{profile:?}").hash(&mut hasher);
+        format!("{:?}", (account.uid, account.gid, &account.home, &self.groups, &self.shell)).hash(&mut hasher);
+        // Another version of ojail may raise another jail from the same words.
+        (env!("CARGO_PKG_VERSION"), paths::PREFIX).hash(&mut hasher);
+        Terms(hasher.finish())
+    }
+}

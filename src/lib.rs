@@ -1,0 +1,31 @@
+//! The library of ojail: everything that the PAM module, the two static binaries and the `ojail` command share.
+//!
+//! Rooms, from pure to kernel; each knows only those above it:
+//!
+//! * [`config`], [`account`], [`policy`]: what should be. Values in, values out.
+//! * [`ids`], [`store`], [`layers`], [`runtime`]: what is on disk and in `/run`.
+//! * [`jail`]: the story of a login: plan, raise, join, confine; and the life of a jail.
+//! * `admin`: one file per verb of the `ojail` command (feature `cli`).
+//! * [`sys`]: the only `unsafe`.
+//!
+//! The library knows nothing of PAM.
+
+#![deny(unsafe_code)]
+
+pub mod account;
+#[cfg(feature = "cli")]
+pub mod admin;
+pub mod config;
+pub mod error;
+pub mod ids;
+pub mod jail;
+pub mod layers;
+pub mod log;
+pub mod paths;
+pub mod policy;
+pub mod runtime;
+pub mod store;
+#[allow(unsafe_code)]
+pub mod sys;
+
+pub use error::{Error, Result};

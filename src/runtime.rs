@@ -1,0 +1,203 @@
+//! `/run/ojail`: who acts on a jail, and whether one may still be mounted. Host root only.
+//!
+//! Two locks a user, both `flock`, both released by the kernel when their holders die:
+//!
+//! * `lock` is held by whoever raises, stops or resets the jail, for as long as that takes;
+//! * `alive` is held, shared, by everything that may keep the jail's overlay mounted: its PID 1, and each login
+//!   process that joined. Raising takes it exclusively first, so one upper never has two overlays.
+//!
+//! `porch/door` is the socket of the jail's PID 1, see [`crate::jail::door`].
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::account::Username;
+use crate::error::{Act, Error, Result};
+use crate::paths;
+
+/// How long a login waits for another act on the same jail.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a raise waits for the processes of the last jail to be gone.
+const ENDING: Duration = Duration::from_secs(5);
+
+/// One user's corner of `/run/ojail`.
+#[derive(Debug, Clone)]
+pub struct Corner {
+    user: Username,
+    dir: PathBuf,
+}
+
+impl Corner {
+    /// The corner of `user`; nothing is made yet.
+    #[must_use]
+    pub fn of(user: &Username) -> Self {
+        Self { user: user.clone(), dir: Path::new(paths::RUN).join("jails").join(user) }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn user(&self) -> &Username {
+        &self.user
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The directory that the running jail's PID 1 owns, so that it can take its door away when it ends.
+    #[must_use]
+    pub fn porch(&self) -> PathBuf {
+        self.dir.join("porch")
+    }
+
+    /// The socket of the jail's PID 1.
+    #[must_use]
+    pub fn door(&self) -> PathBuf {
+        self.porch().join("door")
+    }
+
+    /// Takes the right to act on this jail; waits for whoever has it.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] after 20 s.
+    pub fn lock(&self) -> Result<File> {
+        private_dir(&self.dir)?;
+        let file = open_lock(&self.dir.join("lock"))?;
+        if wait(&file, FlockOperation::NonBlockingLockExclusive, PATIENCE)? {
+            return Ok(file);
+        }
+        Err(Error::Busy { user: self.user.to_string(), seconds: PATIENCE.as_secs() })
+    }
+
+    /// Claims the upper for a new jail: nothing of an old one is mounted any more, nor will be.
+    ///
+    /// # Errors
+    /// [`Error::StillEnding`] if processes of the last jail are still there after 5 s.
+    pub fn claim(&self) -> Result<File> {
+        let file = open_lock(&self.dir.join("alive"))?;
+        if !wait(&file, FlockOperation::NonBlockingLockExclusive, ENDING)? {
+            return Err(Error::StillEnding { user: self.user.to_string() });
+        }
+        // Shared from here on, so that logins can hold it too. `lock` keeps other raises away meanwhile.
+        flock(&file, FlockOperation::LockShared).act("lock", self.dir.join("alive").as_path())?;
+        Ok(file)
+    }
+
+    /// Holds the upper for a login process that joined a running jail.
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub fn hold(&self) -> Result<File> {
+        let path = self.dir.join("alive");
+        let file = open_lock(&path)?;
+        flock(&file, FlockOperation::LockShared).act("lock", &path)?;
+        Ok(file)
+    }
+
+    /// Waits until nothing of the jail is left.
+    ///
+    /// # Errors
+    /// [`Error::Act`]. `Ok(false)`: something is still there.
+    pub fn gone(&self, patience: Duration) -> Result<bool> {
+        let path = self.dir.join("alive");
+        match File::open(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(true),
+            file => wait(&file.act("open", &path)?, FlockOperation::NonBlockingLockExclusive, patience),
+        }
+    }
+}
+
+/// Everyone who has a corner, running or not.
+///
+/// # Errors
+/// [`Error::Act`] if `/run/ojail` cannot be read.
+pub fn corners() -> Result<Vec<Corner>> {
+    let dir = Path::new(paths::RUN).join("jails");
+    let entries = match fs::read_dir(&dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.act("list", &dir)?,
+    };
+    let mut corners = Vec::new();
+    for entry in entries {
+        let name = entry.act("list", &dir)?.file_name();
+        if let Some(user) = name.to_str().and_then(|name| Username::parse(name).ok()) {
+            corners.push(Corner::of(&user));
+        }
+    }
+    corners.sort_by(|a, b| a.user.cmp(&b.user));
+    Ok(corners)
+}
+
+/// Locks a file of its own for as long as the value lives; waits for it.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn lock_file(path: &Path) -> Result<File> {
+    if let Some(parent) = path.parent() {
+        private_dir(parent)?;
+    }
+    let file = open_lock(path)?;
+    flock(&file, FlockOperation::LockExclusive).act("lock", path)?;
+    Ok(file)
+}
+
+/// Makes a directory (and its parents) that only root can enter; refuses one that others can.
+///
+/// # Errors
+/// [`Error::Unfit`] if it exists and is open to others, or belongs to somebody else.
+pub fn private_dir(path: &Path) -> Result<()> {
+    let meta = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).act("create", path)?;
+            fs::symlink_metadata(path).act("examine", path)?
+        }
+        meta => meta.act("examine", path)?,
+    };
+    let why = if !meta.is_dir() {
+        "is not a directory".to_owned()
+    } else if meta.mode() & 0o077 != 0 {
+        format!("can be entered by others than root (mode {:04o}); `chmod 0700 {}`", meta.mode() & 0o7777, path.display())
+    } else if meta.uid() != rustix::process::geteuid().as_raw() {
+        format!("belongs to uid {}; `chown root {}`", meta.uid(), path.display())
+    } else {
+        return Ok(());
+    };
+    Err(Error::Unfit { path: path.to_owned(), why })
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .act("open", path)
+}
+
+/// Tries a lock until the patience is over. A login must not hang for good behind a process that was stopped.
+fn wait(file: &File, how: FlockOperation, patience: Duration) -> Result<bool> {
+    let until = Instant::now() + patience;
+    let mut pause = Duration::from_micros(200);
+    loop {
+        match flock(file, how) {
+            Ok(()) => return Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) if Instant::now() < until => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+            Err(e) => return Err(e).act("lock", "a file in /run/ojail"),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The uppers on disk: made, checked, set aside. Host root only; nothing here follows a path below an upper.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, StatxFlags, statfs, statx};
+use serde::{Deserialize, Serialize};
+
+use crate::account::Username;
+use crate::config::Storage;
+use crate::error::{Act, Error, Result};
+use crate::runtime::private_dir;
+
+/// Where a user's upper and work directory are: two paths below one base, which is cloned as one mount, because
+/// overlayfs wants both on the same mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upper {
+    /// The deepest directory above both.
+    pub base: PathBuf,
+    /// The upper, relative to the base.
+    pub upper: PathBuf,
+    /// The work directory, relative to the base.
+    pub work: PathBuf,
+}
+
+/// File systems on which an upper would be wrong or unsafe, by magic number (linux/magic.h).
+const UNFIT: [(i64, &str); 4] =
+    [(0x794c_7630, "an overlay"), (0x6969, "NFS"), (0x6573_5546, "FUSE"), (0x4d44, "FAT")];
+
+/// Makes the user's upper and work directory, or checks those that are there.
+///
+/// # Errors
+/// [`Error::Unfit`] if the directories cannot hold uppers, with the mend.
+pub fn upper(storage: &Storage, user: &Username) -> Result<Upper> {
+    check(storage)?;
+    let dirs = (storage.upperdirs.join(user), storage.workdirs.join(user));
+    // 0755: this becomes the mode of `/` inside, where everybody must get through.
+    dir(&dirs.0, 0o755)?;
+    dir(&dirs.1, 0o700)?;
+    let base = common(&storage.upperdirs, &storage.workdirs);
+    let below = |path: &Path| path.strip_prefix(&base).unwrap_or(path).to_owned();
+    Ok(Upper { upper: below(&dirs.0), work: below(&dirs.1), base })
+}
+
+/// Whether the directories of uppers can hold any: private, on one mount, on a fit file system. Makes missing ones.
+///
+/// # Errors
+/// [`Error::Unfit`] with the mend.
+pub fn check(storage: &Storage) -> Result<()> {
+    for path in [&storage.upperdirs, &storage.workdirs] {
+        no_links(path)?;
+        private_dir(path)?;
+        let magic = statfs(path).act("examine the file system of", path)?.f_type;
+        #[allow(clippy::unnecessary_cast, reason = "f_type has another width on some architectures")]
+        if let Some((_, name)) = UNFIT.iter().find(|(unfit, _)| *unfit == magic as i64) {
+            let why = format!("is on {name}, which cannot hold an upper; put it on ext4, xfs or btrfs");
+            return Err(Error::Unfit { path: path.clone(), why });
+        }
+    }
+    let base = common(&storage.upperdirs, &storage.workdirs);
+    if mount_of(&storage.upperdirs)? != mount_of(&storage.workdirs)?
+        || mount_of(&base)? != mount_of(&storage.upperdirs)?
+    {
+        return Err(Error::Unfit {
+            path: storage.workdirs.clone(),
+            why: format!("must be on the same mount as {}; overlayfs needs both together", storage.upperdirs.display()),
+        });
+    }
+    Ok(())
+}
+
+/// Sets the user's upper aside, in one rename: nothing is deleted, and a crash leaves exactly the old or the new.
+/// The next raise makes a fresh one. Returns where it went; `None` if there was nothing to clear.
+///
+/// The caller holds the user's lock and has made sure that the jail is gone.
+///
+/// # Errors
+/// [`Error::Act`], [`Error::Unfit`].
+pub fn set_aside(storage: &Storage, user: &Username, stamp: &str) -> Result<Option<PathBuf>> {
+    let upper = storage.upperdirs.join(user);
+    match fs::symlink_metadata(&upper) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        meta => meta.act("examine", &upper)?,
+    };
+    check(storage)?;
+    let shelf = storage.asidedirs.join(user);
+    private_dir(&storage.asidedirs)?;
+    private_dir(&shelf)?;
+    let mut aside = shelf.join(stamp);
+    let mut again = 1;
+    while fs::symlink_metadata(&aside).is_ok() {
+        again += 1;
+        aside = shelf.join(format!("{stamp}-{again}"));
+    }
+    fs::rename(&upper, &aside).act("set aside", &upper)?;
+    for dir in [&shelf, &storage.upperdirs] {
+        fs::File::open(dir).and_then(|dir| dir.sync_all()).act("sync", dir)?;
+    }
+    Ok(Some(aside))
+}
+
+/// Every user who has an upper.
+///
+/// # Errors
+/// [`Error::Act`] if the directory cannot be read.
+pub fn owners(storage: &Storage) -> Result<Vec<Username>> {
+    let entries = match fs::read_dir(&storage.upperdirs) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.act("list", &storage.upperdirs)?,
+    };
+    let mut owners = Vec::new();
+    for entry in entries {
+        let name = entry.act("list", &storage.upperdirs)?.file_name();
+        owners.extend(name.to_str().and_then(|name| Username::parse(name).ok()));
+    }
+    owners.sort();
+    Ok(owners)
+}
+
+/// Refuses a path with a symbolic link in it: what root mounts must not depend on where a link points today.
+///
+/// # Errors
+/// [`Error::Unfit`] with the part that is a link.
+pub fn no_links(path: &Path) -> Result<()> {
+    let mut sofar = PathBuf::new();
+    for part in path.components() {
+        sofar.push(part);
+        match fs::symlink_metadata(&sofar) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            meta if meta.as_ref().is_ok_and(fs::Metadata::is_symlink) => {
+                let why = "is a symbolic link; name the real path in the configuration".into();
+                return Err(Error::Unfit { path: sofar, why });
+            }
+            meta => meta.act("examine", &sofar)?,
+        };
+    }
+    Ok(())
+}
+
+/// Makes a directory of root's, or checks the one that is there.
+fn dir(path: &Path, mode: u32) -> Result<()> {
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+        made => {
+            made.act("create", path)?;
+            // The caller's umask must not decide who gets through `/`.
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            return fs::set_permissions(path, mode).act("set the mode of", path);
+        }
+    }
+    let meta = fs::symlink_metadata(path).act("examine", path)?;
+    let why = if !meta.is_dir() {
+        "is not a directory; move it away".to_owned()
+    } else if meta.uid() != 0 {
+        format!("belongs to uid {}; an upper belongs to root on disk: `chown root:root {}`", meta.uid(), path.display())
+    } else {
+        return Ok(());
+    };
+    Err(Error::Unfit { path: path.to_owned(), why })
+}
+
+/// The deepest directory that is above both.
+fn common(a: &Path, b: &Path) -> PathBuf {
+    a.components().zip(b.components()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect()
+}
+
+fn mount_of(path: &Path) -> Result<u64> {
+    let stat = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).act("examine", path)?;
+    Ok(stat.stx_mnt_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_base_is_the_deepest_directory_above_both() {
+        let common = |a, b| common(Path::new(a), Path::new(b)).display().to_string();
+        assert_eq!(common("/srv/overlay/upperdirs", "/srv/overlay/workdirs"), "/srv/overlay");
+        assert_eq!(common("/a/up", "/b/work"), "/");
+    }
+
+    #[test]
+    fn a_link_on_the_way_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = fs::canonicalize(dir.path()).unwrap();
+        fs::create_dir(real.join("real")).unwrap();
+        std::os::unix::fs::symlink("real", real.join("link")).unwrap();
+        assert!(no_links(&real.join("real/sub")).is_ok());
+        assert!(no_links(&real.join("link/sub")).unwrap_err().to_string().contains("link: is a symbolic link"));
+    }
+}

@@ -1,0 +1,186 @@
+//! The only `unsafe` of the library: system calls for which no crate at hand has a safe function.
+//!
+//! Each function is as narrow as its one use, and says in its `SAFETY` comment what the callee requires.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::unistd::Pid;
+
+/// The two sides of a fork.
+#[derive(Debug)]
+pub enum Forked {
+    /// The old process, with the new one's pid.
+    Parent(Pid),
+    /// The new process.
+    Child,
+}
+
+/// Forks a child into new namespaces, all owned by its new user namespace if that is among `flags`.
+///
+/// # Errors
+/// What clone(2) says.
+pub fn fork_into(flags: nix::sched::CloneFlags) -> io::Result<Forked> {
+    single_threaded()?;
+    let flags = libc::c_long::from(flags.bits()) | libc::c_long::from(libc::SIGCHLD);
+    let null = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: clone(2) without CLONE_VM and with a null stack is fork(2): both sides go on with their own copy of the
+    // address space. There is one thread, checked above, so no lock of another thread stays locked in the child.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, null, null, null, null) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        pid => i32::try_from(pid)
+            .map(|pid| Forked::Parent(Pid::from_raw(pid)))
+            .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW)),
+    }
+}
+
+/// `setns` and `clone` move one thread only, so a process that has more must not be moved at all.
+///
+/// # Errors
+/// `EBUSY` if this process has other threads.
+pub fn single_threaded() -> io::Result<()> {
+    // A directory's link count is two, and one more for each directory in it.
+    let tasks = std::os::unix::fs::MetadataExt::nlink(&std::fs::metadata("/proc/self/task")?);
+    if tasks == 3 { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EBUSY)) }
+}
+
+/// What may be set on a detached mount.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MountAttributes<'a> {
+    /// Ids on disk are ids of this user namespace.
+    pub idmap: Option<&'a OwnedFd>,
+    /// Nothing can be written through it.
+    pub readonly: bool,
+    /// setuid, setgid and file capabilities have no effect.
+    pub nosuid: bool,
+    /// Device files cannot be opened.
+    pub nodev: bool,
+}
+
+/// Sets attributes on a mount, and on those below it where it was cloned with them.
+///
+/// # Errors
+/// What `mount_setattr(2)` says; `EINVAL` if the file system cannot be id-mapped by this kernel.
+pub fn mount_setattr(mount: impl AsFd, attributes: MountAttributes<'_>) -> io::Result<()> {
+    let mut set = 0;
+    let mut userns_fd = 0;
+    if let Some(userns) = attributes.idmap {
+        set |= libc::MOUNT_ATTR_IDMAP;
+        userns_fd = u64::try_from(userns.as_raw_fd()).unwrap_or_default();
+    }
+    for (wanted, flag) in [
+        (attributes.readonly, libc::MOUNT_ATTR_RDONLY),
+        (attributes.nosuid, libc::MOUNT_ATTR_NOSUID),
+        (attributes.nodev, libc::MOUNT_ATTR_NODEV),
+    ] {
+        if wanted {
+            set |= flag;
+        }
+    }
+    let attr = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd };
+    // SAFETY: the path is an empty C string, `attr` lives across the call, and its size is the one that is passed.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Closes every descriptor from `first` on. Only for a process that owns none of them, right after it was executed.
+///
+/// # Errors
+/// What `close_range(2)` says.
+pub fn close_from(first: u32) -> io::Result<()> {
+    close_range(first, 0)
+}
+
+/// Lets no descriptor from `first` on survive the next exec.
+///
+/// # Errors
+/// What `close_range(2)` says.
+pub fn cloexec_from(first: u32) -> io::Result<()> {
+    close_range(first, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_range(first: u32, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: takes numbers only. Callers of `close_from` own no descriptor in the range yet.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether a capability, by its number, is in the bounding set of this thread. One that the kernel does not know is not.
+#[must_use]
+pub fn bounding_set_has(number: u32) -> bool {
+    // SAFETY: PR_CAPBSET_READ takes a number only.
+    unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(number), 0, 0, 0) == 1 }
+}
+
+/// Drops a capability, by its number, from the bounding set of this thread, if it is there.
+///
+/// # Errors
+/// What `prctl(2)` says.
+pub fn drop_from_bounding_set(number: u32) -> io::Result<()> {
+    if !bounding_set_has(number) {
+        return Ok(());
+    }
+    // SAFETY: PR_CAPBSET_DROP takes a number only.
+    match unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Takes over a descriptor that was inherited by number.
+///
+/// # Errors
+/// `EBADF` if it is not open.
+pub fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD takes a number only.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, as asked above, and each number is taken over once, at the start of a program.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Every signal back to its default action and none blocked, whatever the login process had.
+///
+/// # Errors
+/// What `sigaction(2)` says.
+pub fn reset_signals() -> io::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
+        // SAFETY: SIG_DFL installs no handler, so there is no code of ours that could run in a signal's context.
+        unsafe { sigaction(signal, &default) }?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
+}
+
+/// Brings the loopback interface of this network namespace up.
+///
+/// # Errors
+/// What the ioctls say.
+pub fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    // SAFETY: an all-zero ifreq is a valid value of this plain C struct.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes_with_nul()) {
+        *to = libc::c_char::from_ne_bytes([*from]);
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which lives across the call.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
