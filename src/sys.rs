@@ -17,16 +17,31 @@ pub enum Forked {
     Child,
 }
 
+/// The proof that this process has one thread: forking it, or moving it to other namespaces, leaves none behind.
+#[derive(Debug, Clone, Copy)]
+pub struct OneThread(());
+
+impl OneThread {
+    /// Asks the kernel. To be called while the host's /proc is in sight.
+    ///
+    /// # Errors
+    /// `EBUSY` if this process has other threads.
+    pub fn prove() -> io::Result<Self> {
+        // A directory's link count is two, and one more for each directory in it.
+        let links = std::os::unix::fs::MetadataExt::nlink(&std::fs::metadata("/proc/self/task")?);
+        if links == 3 { Ok(Self(())) } else { Err(io::Error::from_raw_os_error(libc::EBUSY)) }
+    }
+}
+
 /// Forks a child into new namespaces, all owned by its new user namespace if that is among `flags`.
 ///
 /// # Errors
 /// What clone(2) says.
-pub fn fork_into(flags: nix::sched::CloneFlags) -> io::Result<Forked> {
-    single_threaded()?;
+pub fn fork_into(_proof: OneThread, flags: nix::sched::CloneFlags) -> io::Result<Forked> {
     let flags = libc::c_long::from(flags.bits()) | libc::c_long::from(libc::SIGCHLD);
     let null = std::ptr::null_mut::<libc::c_void>();
     // SAFETY: clone(2) without CLONE_VM and with a null stack is fork(2): both sides go on with their own copy of the
-    // address space. There is one thread, checked above, so no lock of another thread stays locked in the child.
+    // address space. There is one thread, as the proof says, so no lock of another thread stays locked in the child.
     match unsafe { libc::syscall(libc::SYS_clone, flags, null, null, null, null) } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Forked::Child),
@@ -34,16 +49,6 @@ pub fn fork_into(flags: nix::sched::CloneFlags) -> io::Result<Forked> {
             .map(|pid| Forked::Parent(Pid::from_raw(pid)))
             .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW)),
     }
-}
-
-/// `setns` and `clone` move one thread only, so a process that has more must not be moved at all.
-///
-/// # Errors
-/// `EBUSY` if this process has other threads.
-pub fn single_threaded() -> io::Result<()> {
-    // A directory's link count is two, and one more for each directory in it.
-    let tasks = std::os::unix::fs::MetadataExt::nlink(&std::fs::metadata("/proc/self/task")?);
-    if tasks == 3 { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EBUSY)) }
 }
 
 /// What may be set on a detached mount.

@@ -27,7 +27,7 @@ pub struct Session {
 /// [`crate::Error::Act`] or [`crate::Error::Surprise`]; the login must be refused.
 pub fn join(corner: &Corner, door: Door, house: &House) -> Result<Session> {
     // 1. One thread only: setns moves the calling thread, and a second one would stay on the host.
-    sys::single_threaded().act("join the jail from", "a process with several threads")?;
+    sys::OneThread::prove().act("join the jail from", "a process with several threads")?;
 
     // 2. Hold the claim on the upper. This process keeps the jail's mounts in being even if PID 1 dies, and is not in
     //    the jail's PID namespace, so nothing else would tell the next raise. Opened while /run/ojail is in reach.

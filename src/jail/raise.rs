@@ -184,7 +184,8 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
         flags |= CloneFlags::CLONE_NEWNET;
     }
     let (go_read, go_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).act("make", "a pipe")?;
-    let child = match sys::fork_into(flags).act("make", "the jail's namespaces")? {
+    let alone = sys::OneThread::prove().act("fork", "a process with several threads")?;
+    let child = match sys::fork_into(alone, flags).act("make", "the jail's namespaces")? {
         Forked::Child => {
             drop(go_write);
             let handover = Handover { plan, layers, storage, home, binds, devices, shell, door, porch, log };

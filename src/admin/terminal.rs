@@ -1,0 +1,174 @@
+//! Carrying bytes between the administrator's streams and those of a session in a jail.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+
+use crate::error::{Act, Result};
+
+/// The two sides of a session's standard streams: what its process gets, and what the carrier holds.
+#[derive(Debug)]
+pub(super) struct Streams;
+
+type Ends = (Vec<OwnedFd>, Vec<OwnedFd>);
+
+impl Streams {
+    /// A new pty of the jail that this process is in, owned by the user. The far side is its master.
+    pub(super) fn on_a_terminal(uid: u32) -> Result<Ends> {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).act("open", "/dev/ptmx")?;
+        unlockpt(&master).act("unlock", "the terminal")?;
+        let name = ptsname(&master, Vec::new()).act("name", "the terminal")?;
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
+        let slave = rustix::fs::open(&*name, flags, rustix::fs::Mode::empty()).act("open", "the terminal")?;
+        // Owned by the user, so that `mesg` and tmux work; the group and mode come from how devpts is mounted.
+        nix::unistd::fchown(&slave, Some(uid.into()), None).act("give away", "the terminal")?;
+        let copy = || slave.try_clone().act("copy", "a descriptor");
+        Ok((vec![copy()?, copy()?, slave], vec![master]))
+    }
+
+    /// Three pipes. The far side is: where to write input, where to read output, where to read errors.
+    pub(super) fn on_pipes() -> Result<Ends> {
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).act("make", "a pipe");
+        let ((stdin, input), (output, stdout), (errors, stderr)) = (pipe()?, pipe()?, pipe()?);
+        Ok((vec![stdin, stdout, stderr], vec![input, output, errors]))
+    }
+}
+
+/// Carries bytes until the session's process has ended.
+pub(super) struct Carrier {
+    far: Vec<OwnedFd>,
+    child: OwnedFd,
+    resized: SignalFd,
+    /// The administrator's terminal as it was; restored at the end.
+    before: Option<Termios>,
+}
+
+impl Carrier {
+    /// Takes the far ends of a session whose process on the host is `child`.
+    pub(super) fn new(far: Vec<OwnedFd>, child: Pid) -> Result<Self> {
+        let child = rustix::process::Pid::from_raw(child.as_raw()).ok_or(Errno::SRCH).act("find", "the session")?;
+        let child = pidfd_open(child, PidfdFlags::empty()).act("watch", "the session")?;
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGWINCH);
+        signals.thread_block().act("block", "SIGWINCH")?;
+        let resized = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .act("watch", "the size of the terminal")?;
+        let mut carrier = Self { far, child, resized, before: None };
+        if carrier.on_a_terminal() {
+            carrier.resize();
+            let before = tcgetattr(io::stdin()).act("read the settings of", "the terminal")?;
+            let mut raw = before.clone();
+            raw.make_raw();
+            tcsetattr(io::stdin(), OptionalActions::Now, &raw).act("change the settings of", "the terminal")?;
+            carrier.before = Some(before);
+        }
+        Ok(carrier)
+    }
+
+    fn on_a_terminal(&self) -> bool {
+        self.far.len() == 1
+    }
+
+    fn resize(&self) {
+        if let Ok(size) = tcgetwinsize(io::stdin()) {
+            let _ = tcsetwinsize(&self.far[0], size);
+        }
+    }
+
+    /// The loop.
+    pub(super) fn carry(mut self) -> Result<()> {
+        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+        let mut input_open = true;
+        // On a terminal there is one far end for both directions; else input, output, errors.
+        let mut outputs: Vec<(usize, BorrowedFd<'_>)> = if self.on_a_terminal() {
+            vec![(0, stdout.as_fd())]
+        } else {
+            vec![(1, stdout.as_fd()), (2, stderr.as_fd())]
+        };
+        let mut ended = false;
+        loop {
+            let mut fds = vec![PollFd::new(&self.child, PollFlags::IN), PollFd::new(&self.resized, PollFlags::IN)];
+            fds.extend(outputs.iter().map(|(far, _)| PollFd::new(&self.far[*far], PollFlags::IN)));
+            if input_open {
+                fds.push(PollFd::new(&stdin, PollFlags::IN));
+            }
+            // Once the process has ended, what it wrote is still carried, but nothing is waited for: something that
+            // it left in the background may keep the stream open for ever.
+            let timeout = ended.then(rustix::event::Timespec::default);
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(0) => return Ok(()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(e).act("poll", "the session"),
+            }
+            let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+            drop(fds);
+            ended |= ready[0];
+            if ready[1] {
+                while let Ok(Some(_)) = self.resized.read_signal() {}
+                self.resize();
+            }
+            if input_open && ready.last() == Some(&true) && !carry_some(stdin.as_fd(), self.far[0].as_fd()) {
+                input_open = false;
+                if !self.on_a_terminal() {
+                    // End of file for the session: its only writer goes away.
+                    self.far[0] = rustix::fs::open("/dev/null", rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
+                        .act("open", "/dev/null")?;
+                }
+            }
+            let mut number = 0;
+            outputs.retain(|(far, to)| {
+                number += 1;
+                !ready[1 + number] || carry_some(self.far[*far].as_fd(), *to)
+            });
+            if outputs.is_empty() && !ended {
+                // Nothing more to carry, but the process may go on.
+                let mut fds = [PollFd::new(&self.child, PollFlags::IN)];
+                poll(&mut fds, None).act("wait for", "the session")?;
+                return Ok(());
+            }
+            if ended && (outputs.is_empty() || !ready[2..].iter().any(|ready| *ready)) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
+        }
+    }
+}
+
+/// Carries what is there. `false`: no more will come, or nobody wants it.
+fn carry_some(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
+    let mut buffer = [0; 16 * 1024];
+    let mut rest = match rustix::io::read(from, &mut buffer[..]) {
+        Ok(0) => return false,
+        Ok(length) => &buffer[..length],
+        Err(Errno::INTR | Errno::AGAIN) => return true,
+        // A pty whose last user is gone says EIO.
+        Err(_) => return false,
+    };
+    while !rest.is_empty() {
+        match rustix::io::write(to, rest) {
+            Ok(length) => rest = &rest[length..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let mut fds = [PollFd::new(&to, PollFlags::OUT)];
+                let _ = poll(&mut fds, None);
+            }
+            Err(_) => return false,
+        }
+    }
+    true
+}
