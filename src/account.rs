@@ -54,7 +54,11 @@ impl Username {
     pub fn parse(name: &str) -> Result<Self> {
         let body = name.strip_suffix('$').unwrap_or(name);
         let plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-        if name.len() > Self::MAX || body.is_empty() || body.starts_with(['.', '-']) || !body.chars().all(plain) {
+        if name.len() > Self::MAX
+            || body.is_empty()
+            || body.starts_with(['.', '-'])
+            || !body.chars().all(plain)
+        {
             return Err(Error::BadName(name.escape_default().to_string()));
         }
         Ok(Self(name.to_owned()))
@@ -128,9 +132,23 @@ mod tests {
     #[test]
     fn names_that_could_be_paths_or_options_are_refused() {
         let long = "x".repeat(255);
-        for name in
-            ["", ".", "..", "../../etc", "a/b", "DOM\\u", "u@realm", "a b", "%u", "-x", ".x", "$", "é", "a\n", &long]
-        {
+        for name in [
+            "",
+            ".",
+            "..",
+            "../../etc",
+            "a/b",
+            "DOM\\u",
+            "u@realm",
+            "a b",
+            "%u",
+            "-x",
+            ".x",
+            "$",
+            "é",
+            "a\n",
+            &long,
+        ] {
             assert!(Username::parse(name).is_err(), "{name:?}");
         }
     }

@@ -95,7 +95,9 @@ impl LayerName {
             return Err("a layer's name has 1 to 64 characters");
         }
         if name.starts_with(['.', '-']) || !name.chars().all(plain) {
-            return Err("a layer's name has letters, digits, \"_\", \"-\" and \".\" only, and starts with a letter, a digit or \"_\"");
+            return Err(
+                "a layer's name has letters, digits, \"_\", \"-\" and \".\" only, and starts with a letter, a digit or \"_\"",
+            );
         }
         Ok(Self(name.to_owned()))
     }
@@ -420,7 +422,8 @@ impl Source<'_> {
 
     /// An absolute path without `.`, `..`, or what overlayfs' option string would misread.
     fn path(&self, value: &Spanned<String>) -> Result<PathBuf, Mistake> {
-        let refuse = |why: &str| Err(self.mistake(Some(value.span()), format!("\"{}\" {why}", value.get_ref())));
+        let refuse =
+            |why: &str| Err(self.mistake(Some(value.span()), format!("\"{}\" {why}", value.get_ref())));
         let path = Path::new(value.get_ref());
         if !path.is_absolute() {
             return refuse("is not an absolute path");
@@ -429,7 +432,9 @@ impl Source<'_> {
             return refuse("contains \".\" or \"..\"; write the path out");
         }
         if let Some(bad) = value.get_ref().chars().find(|c| ":,\\\"".contains(*c) || c.is_control()) {
-            return refuse(&format!("contains {bad:?}, which overlayfs would misread; use another directory"));
+            return refuse(&format!(
+                "contains {bad:?}, which overlayfs would misread; use another directory"
+            ));
         }
         // Collects the components, so that "//" and a trailing "/" are gone.
         Ok(path.components().collect())
@@ -449,15 +454,17 @@ impl Source<'_> {
             jails: or(raw.jails, "/srv/jails")?,
             upperdirs,
         };
-        let all = [&storage.lowerdirs, &storage.upperdirs, &storage.workdirs, &storage.asidedirs, &storage.jails];
+        let all =
+            [&storage.lowerdirs, &storage.upperdirs, &storage.workdirs, &storage.asidedirs, &storage.jails];
         for (i, a) in all.iter().enumerate() {
             for (j, b) in all.iter().enumerate() {
                 if i != j && a.starts_with(b) {
-                    let why = format!("{} and {} overlap; each needs a directory of its own", a.display(), b.display());
-                    return Err(Mistake {
-                        key: Some("storage".into()),
-                        ..self.mistake(None, why)
-                    });
+                    let why = format!(
+                        "{} and {} overlap; each needs a directory of its own",
+                        a.display(),
+                        b.display()
+                    );
+                    return Err(Mistake { key: Some("storage".into()), ..self.mistake(None, why) });
                 }
             }
         }
@@ -473,7 +480,9 @@ impl Source<'_> {
         };
         let at = |v: &Option<Spanned<u32>>| v.as_ref().map(Spanned::span);
         if ids.first < 65_536 {
-            return Err(self.mistake(at(&raw.first), "ids.first must be 65536 or more: ids below are the host's own"));
+            return Err(
+                self.mistake(at(&raw.first), "ids.first must be 65536 or more: ids below are the host's own")
+            );
         }
         if u64::from(ids.last) < u64::from(ids.first) + 65_535 {
             return Err(self.mistake(
@@ -516,7 +525,8 @@ impl Source<'_> {
             None | Some((_, "host")) => Network::Host,
             Some((_, "none")) => Network::None,
             Some((at, "private")) => {
-                let why = "`network = \"private\"` is not supported by this version; known: \"host\", \"none\"";
+                let why =
+                    "`network = \"private\"` is not supported by this version; known: \"host\", \"none\"";
                 return Err(self.mistake(Some(at.span()), why));
             }
             Some((at, other)) => {
@@ -527,7 +537,10 @@ impl Source<'_> {
         let keep_warm = match &raw.keep_warm {
             None => DEFAULT_KEEP_WARM,
             Some(text) => duration(text.get_ref()).ok_or_else(|| {
-                let why = format!("\"{}\" is no duration; write it like \"90s\", \"15m\", \"12h\" or \"7d\"", text.get_ref());
+                let why = format!(
+                    "\"{}\" is no duration; write it like \"90s\", \"15m\", \"12h\" or \"7d\"",
+                    text.get_ref()
+                );
                 self.mistake(Some(text.span()), why)
             })?,
         };
@@ -559,18 +572,20 @@ impl Source<'_> {
     }
 
     fn bind(&self, raw: &RawBind) -> Result<Bind, Mistake> {
-        let bind = Bind {
-            source: self.path(&raw.source)?,
-            target: self.path(&raw.target)?,
-            writable: raw.writable,
-        };
+        let bind =
+            Bind { source: self.path(&raw.source)?, target: self.path(&raw.target)?, writable: raw.writable };
         if bind.target.parent().is_none() {
-            return Err(self.mistake(Some(raw.target.span()), "the root of the jail cannot be a bind's target"));
+            return Err(
+                self.mistake(Some(raw.target.span()), "the root of the jail cannot be a bind's target")
+            );
         }
         let first = bind.target.components().nth(1);
         if let Some(Component::Normal(first)) = first {
             if ["proc", "dev", "sys", "run", "tmp"].iter().any(|own| first == *own) {
-                let why = format!("{} is in a directory that every jail gets fresh; choose another target", bind.target.display());
+                let why = format!(
+                    "{} is in a directory that every jail gets fresh; choose another target",
+                    bind.target.display()
+                );
                 return Err(self.mistake(Some(raw.target.span()), why));
             }
         }
@@ -714,7 +729,10 @@ profile = "nginx"
             ("/srv/a\\b", "overlayfs would misread"),
         ] {
             let text = storage(bad);
-            assert!(text.starts_with("ojail.toml:2: storage.upperdirs: ") && text.contains(why), "{bad}: {text}");
+            assert!(
+                text.starts_with("ojail.toml:2: storage.upperdirs: ") && text.contains(why),
+                "{bad}: {text}"
+            );
         }
         assert!(storage("/srv/overlay/workdirs/u").contains("overlap"));
     }

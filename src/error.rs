@@ -96,7 +96,9 @@ pub enum Error {
     },
 
     /// A mount point of the jail is unusable, because of what the user (or a layer) put there.
-    #[error("{path} inside the jail of {user} is unusable as a mount point: {source}; `ojail-shell --reset {user}` clears it")]
+    #[error(
+        "{path} inside the jail of {user} is unusable as a mount point: {source}; `ojail-shell --reset {user}` clears it"
+    )]
     Blocked {
         /// The path inside the jail.
         path: PathBuf,
@@ -122,7 +124,9 @@ pub enum Error {
     NotRaised(String),
 
     /// The last jail of this user has not ended yet.
-    #[error("the last jail of {user} is still ending: processes outside of it hold it; `ojail stop {user}` ends them")]
+    #[error(
+        "the last jail of {user} is still ending: processes outside of it hold it; `ojail stop {user}` ends them"
+    )]
     StillEnding {
         /// Whose jail.
         user: String,

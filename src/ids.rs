@@ -289,7 +289,14 @@ impl Registry {
     }
 
     /// Nobody else may own an id of the range: not another's subordinate range, not the pool's, not a real user.
-    fn alone(&self, user: &Username, account: &Account, range: Sub, others: &[Named], file: &Path) -> Result<()> {
+    fn alone(
+        &self,
+        user: &Username,
+        account: &Account,
+        range: Sub,
+        others: &[Named],
+        file: &Path,
+    ) -> Result<()> {
         if range.first < COUNT {
             return Err(Error::IdRange(format!(
                 "{}: the range of {user} starts at {}, among the host's own ids; it must start at {COUNT} or above",
@@ -306,7 +313,9 @@ impl Registry {
             )));
         }
         for (name, owner) in self.pool(user)? {
-            if range.contains(owner.uid) || owner.pool.is_some_and(|first| range.overlaps(Sub { first, count: COUNT })) {
+            if range.contains(owner.uid)
+                || owner.pool.is_some_and(|first| range.overlaps(Sub { first, count: COUNT }))
+            {
                 return Err(Error::IdRange(format!(
                     "the range of {user} at {} overlaps the ids of {name} (see {}); give {user} another range in {}",
                     range.first,
@@ -376,7 +385,8 @@ fn parse_subids(text: &str, user: &Username, uid: u32) -> Result<Subids, String>
             let fits = u64::from(range.first) + u64::from(range.count) <= u64::from(u32::MAX);
             (fields.next().is_none() && fits).then_some((name, range))
         })();
-        let (name, range) = parsed.ok_or_else(|| format!(":{number}: not of the form NAME:FIRST:COUNT: \"{line}\""))?;
+        let (name, range) =
+            parsed.ok_or_else(|| format!(":{number}: not of the form NAME:FIRST:COUNT: \"{line}\""))?;
         if name != user.as_str() && name.parse() != Ok(uid) {
             others.push(Named { name: name.to_owned(), range });
         } else if range.count < COUNT {
@@ -419,10 +429,7 @@ mod tests {
 
     #[test]
     fn ids_above_the_range_and_at_its_edges_work() {
-        assert_eq!(
-            map(100_000, &[1_000_600]),
-            [extent(0, 100_000, COUNT), extent(1_000_600, 1_000_600, 1)]
-        );
+        assert_eq!(map(100_000, &[1_000_600]), [extent(0, 100_000, COUNT), extent(1_000_600, 1_000_600, 1)]);
         let edge = map(100_000, &[65_535, 1, 1]);
         assert_eq!(edge[1], extent(1, 1, 1));
         assert_eq!(edge.last(), Some(&extent(65_535, 65_535, 1)));
@@ -523,7 +530,10 @@ mod tests {
                     let (registry, ids) = (bench.registry.clone(), ids.clone());
                     scope.spawn(move || {
                         let name = format!("u{i}");
-                        registry.ranges(&Username::parse(&name).unwrap(), &account(&name, 1000 + i), &ids).unwrap().uid
+                        registry
+                            .ranges(&Username::parse(&name).unwrap(), &account(&name, 1000 + i), &ids)
+                            .unwrap()
+                            .uid
                     })
                 })
                 .collect();
@@ -540,8 +550,14 @@ mod tests {
         let whole = fs::read_to_string(&record).unwrap();
         for cut in 0..whole.len() {
             fs::write(&record, &whole[..cut]).unwrap();
-            assert!(bench.ranges("alice", 1000).unwrap_err().to_string().contains("is damaged"), "cut at {cut}");
-            assert!(bench.ranges("bob", 1001).unwrap_err().to_string().contains("is damaged"), "cut at {cut}");
+            assert!(
+                bench.ranges("alice", 1000).unwrap_err().to_string().contains("is damaged"),
+                "cut at {cut}"
+            );
+            assert!(
+                bench.ranges("bob", 1001).unwrap_err().to_string().contains("is damaged"),
+                "cut at {cut}"
+            );
         }
     }
 

@@ -108,7 +108,8 @@ impl Layer {
         // An image that was replaced has another number or time, and so gets a mount of its own; running jails keep
         // the one that they have.
         let images = Path::new(paths::RUN).join("images");
-        let point = images.join(format!("{}@{:x}.{:x}.{:x}", self.name, meta.dev(), meta.ino(), meta.mtime_nsec()));
+        let point =
+            images.join(format!("{}@{:x}.{:x}.{:x}", self.name, meta.dev(), meta.ino(), meta.mtime_nsec()));
         runtime::private_dir(&images)?;
         let _lock = runtime::lock_file(&images.join(".lock"))?;
         if is_mounted(&point)? {

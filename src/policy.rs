@@ -78,7 +78,8 @@ mod tests {
     use std::path::Path;
 
     fn config(rules: &str) -> Config {
-        let text = format!("[profiles.a]\nlayers = [\"debian\"]\n[profiles.b]\nlayers = [\"debian\"]\n{rules}");
+        let text =
+            format!("[profiles.a]\nlayers = [\"debian\"]\n[profiles.b]\nlayers = [\"debian\"]\n{rules}");
         crate::config::parse(Path::new("f"), &text).unwrap()
     }
 
@@ -123,12 +124,17 @@ mod tests {
     fn root_is_exempt_by_uid_not_by_name() {
         let config = config("[[rules]]\nuser = \"*\"\nprofile = \"a\"\n");
         assert_eq!(decide(&config, &account("toor", 0, &[])).unwrap(), Decision::Exempt(Exempt::Root));
-        assert!(decide(&config, &account("root", 1000, &[])).is_ok_and(|d| matches!(d, Decision::Jailed { .. })));
+        assert!(
+            decide(&config, &account("root", 1000, &[])).is_ok_and(|d| matches!(d, Decision::Jailed { .. }))
+        );
     }
 
     #[test]
     fn a_system_account_is_refused_not_exempted() {
         let config = config("[[rules]]\nuser = \"*\"\nprofile = \"a\"\n");
-        assert!(matches!(decide(&config, &account("www-data", 33, &[])), Err(Error::SystemUser { uid: 33, .. })));
+        assert!(matches!(
+            decide(&config, &account("www-data", 33, &[])),
+            Err(Error::SystemUser { uid: 33, .. })
+        ));
     }
 }

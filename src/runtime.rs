@@ -164,7 +164,11 @@ pub fn private_dir(path: &Path) -> Result<()> {
     let why = if !meta.is_dir() {
         "is not a directory".to_owned()
     } else if meta.mode() & 0o077 != 0 {
-        format!("can be entered by others than root (mode {:04o}); `chmod 0700 {}`", meta.mode() & 0o7777, path.display())
+        format!(
+            "can be entered by others than root (mode {:04o}); `chmod 0700 {}`",
+            meta.mode() & 0o7777,
+            path.display()
+        )
     } else if meta.uid() != rustix::process::geteuid().as_raw() {
         format!("belongs to uid {}; `chown root {}`", meta.uid(), path.display())
     } else {

@@ -65,7 +65,10 @@ pub fn check(storage: &Storage) -> Result<()> {
     {
         return Err(Error::Unfit {
             path: storage.workdirs.clone(),
-            why: format!("must be on the same mount as {}; overlayfs needs both together", storage.upperdirs.display()),
+            why: format!(
+                "must be on the same mount as {}; overlayfs needs both together",
+                storage.upperdirs.display()
+            ),
         });
     }
     Ok(())
@@ -154,7 +157,11 @@ fn dir(path: &Path, mode: u32) -> Result<()> {
     let why = if !meta.is_dir() {
         "is not a directory; move it away".to_owned()
     } else if meta.uid() != 0 {
-        format!("belongs to uid {}; an upper belongs to root on disk: `chown root:root {}`", meta.uid(), path.display())
+        format!(
+            "belongs to uid {}; an upper belongs to root on disk: `chown root:root {}`",
+            meta.uid(),
+            path.display()
+        )
     } else {
         return Ok(());
     };
@@ -189,6 +196,8 @@ mod tests {
         fs::create_dir(real.join("real")).unwrap();
         std::os::unix::fs::symlink("real", real.join("link")).unwrap();
         assert!(no_links(&real.join("real/sub")).is_ok());
-        assert!(no_links(&real.join("link/sub")).unwrap_err().to_string().contains("link: is a symbolic link"));
+        assert!(
+            no_links(&real.join("link/sub")).unwrap_err().to_string().contains("link: is a symbolic link")
+        );
     }
 }

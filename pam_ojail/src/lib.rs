@@ -7,11 +7,11 @@ mod handle;
 
 use std::ffi::CStr;
 
+use handle::Handle;
 use ojail::error::Error;
 use ojail::jail::join::Session;
 use ojail::jail::login::{self, Login, Visitor};
 use ojail::log::{Level, Log};
-use handle::Handle;
 use pam::constants::{PamFlag, PamResultCode};
 use pam::module::{PamHandle, PamHooks};
 

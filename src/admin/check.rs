@@ -1,6 +1,6 @@
 //! stub being written
-use std::process::ExitCode;
 use crate::error::Result;
+use std::process::ExitCode;
 pub(super) fn run(_user: Option<&str>, _json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }

@@ -18,8 +18,8 @@ use nix::sched::CloneFlags;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Uid, initgroups, setgid, setuid};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
 use super::terminal::{Carrier, Streams};
@@ -36,8 +36,8 @@ pub(super) fn run(user: &str, command: &[OsString]) -> Result<ExitCode> {
     let (account, _) = jailed(&config, user)?;
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     let alone = OneThread::prove().act("fork", "a process with several threads")?;
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).act("make", "a socket pair")?;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .act("make", "a socket pair")?;
     match sys::fork_into(alone, CloneFlags::empty()).act("fork", "a process for the jail")? {
         Forked::Child => {
             drop(ours);
@@ -61,11 +61,19 @@ pub(super) fn run(user: &str, command: &[OsString]) -> Result<ExitCode> {
 }
 
 /// The child: joins the jail, makes the streams, and waits for the grandchild. Returns its exit status.
-fn inside(account: &Account, command: &[OsString], terminal: bool, to: &OwnedFd, alone: OneThread) -> Result<u8> {
+fn inside(
+    account: &Account,
+    command: &[OsString],
+    terminal: bool,
+    to: &OwnedFd,
+    alone: OneThread,
+) -> Result<u8> {
     let visitor = Visitor { user: account.name.clone(), service: "enter".into(), from: String::new() };
     let (session, house) = match login::open(&visitor, &mut Log::open("ojail"))? {
         Login::Jailed { session, house } => (session, house),
-        Login::Exempt(why) => return Err(Error::NotJailed { user: account.name.clone(), why: why.to_string() }),
+        Login::Exempt(why) => {
+            return Err(Error::NotJailed { user: account.name.clone(), why: why.to_string() });
+        }
     };
     // The streams are the jail's from the start, and only their far ends go to the host.
     let (near, far) = if terminal { Streams::on_a_terminal(account.uid)? } else { Streams::on_pipes()? };
@@ -88,7 +96,13 @@ fn inside(account: &Account, command: &[OsString], terminal: bool, to: &OwnedFd,
 }
 
 /// Becomes the user, with the shell or the command. Returns only with the reason why it could not.
-fn become_user(account: &Account, command: &[OsString], house: &House, near: Vec<OwnedFd>, terminal: bool) -> Error {
+fn become_user(
+    account: &Account,
+    command: &[OsString],
+    house: &House,
+    near: Vec<OwnedFd>,
+    terminal: bool,
+) -> Error {
     match prepare(account, command, house, near, terminal) {
         Ok(mut command) => {
             let what = command.get_program().to_string_lossy().into_owned();
@@ -117,7 +131,8 @@ fn prepare(
     initgroups(&name, gid).act("set the groups of", &account.name)?;
     setgid(gid).act("become", &account.name)?;
     setuid(Uid::from_raw(account.uid)).act("become", &account.name)?;
-    let home = if rustix::process::chdir(&account.home).is_ok() { account.home.as_path() } else { Path::new("/") };
+    let home =
+        if rustix::process::chdir(&account.home).is_ok() { account.home.as_path() } else { Path::new("/") };
 
     let shell = &account.shell;
     let mut command = match arguments.split_first() {
@@ -147,7 +162,9 @@ fn prepare(
         }
     }
     let mut near = near.into_iter().map(File::from);
-    for set in [Command::stdin, Command::stdout, Command::stderr] as [fn(&mut Command, Stdio) -> &mut Command; 3] {
+    for set in
+        [Command::stdin, Command::stdout, Command::stderr] as [fn(&mut Command, Stdio) -> &mut Command; 3]
+    {
         if let Some(stream) = near.next() {
             set(&mut command, Stdio::from(stream));
         }

@@ -150,7 +150,8 @@ fn state(jail: &Jail) -> String {
         (true, true) => ("running, outdated", "33"),
         (false, _) => ("not running", "2"),
     };
-    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let colours =
+        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     if colours { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
 }
 

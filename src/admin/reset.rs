@@ -28,7 +28,10 @@ pub(super) fn run(user: &str) -> Result<ExitCode> {
         .act("write", "the time")?;
     match store::set_aside(&storage, &user, &stamp)? {
         Some(aside) => {
-            say(format_args!("{user} has the layers as they are again. The changes are set aside in {}.", aside.display()));
+            say(format_args!(
+                "{user} has the layers as they are again. The changes are set aside in {}.",
+                aside.display()
+            ));
             Log::open("ojail").event(Level::Info, "reset", &[("user", &user), ("aside", &aside.display())]);
         }
         None => say(format_args!("{user} has changed nothing; there was nothing to clear.")),

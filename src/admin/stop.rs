@@ -28,7 +28,11 @@ pub(super) fn known(user: &Username) -> Result<()> {
         Ok(_) => Ok(()),
         // Somebody who is gone, whose upper is not.
         Err(Error::NoSuchUser(name)) => {
-            if store::owners(&configuration()?.storage)?.contains(user) { Ok(()) } else { Err(Error::NoSuchUser(name)) }
+            if store::owners(&configuration()?.storage)?.contains(user) {
+                Ok(())
+            } else {
+                Err(Error::NoSuchUser(name))
+            }
         }
         Err(e) => Err(e),
     }

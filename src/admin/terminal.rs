@@ -23,7 +23,8 @@ type Ends = (Vec<OwnedFd>, Vec<OwnedFd>);
 impl Streams {
     /// A new pty of the jail that this process is in, owned by the user. The far side is its master.
     pub(super) fn on_a_terminal(uid: u32) -> Result<Ends> {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).act("open", "/dev/ptmx")?;
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+            .act("open", "/dev/ptmx")?;
         unlockpt(&master).act("unlock", "the terminal")?;
         let name = ptsname(&master, Vec::new()).act("name", "the terminal")?;
         let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
@@ -54,7 +55,8 @@ pub(super) struct Carrier {
 impl Carrier {
     /// Takes the far ends of a session whose process on the host is `child`.
     pub(super) fn new(far: Vec<OwnedFd>, child: Pid) -> Result<Self> {
-        let child = rustix::process::Pid::from_raw(child.as_raw()).ok_or(Errno::SRCH).act("find", "the session")?;
+        let child =
+            rustix::process::Pid::from_raw(child.as_raw()).ok_or(Errno::SRCH).act("find", "the session")?;
         let child = pidfd_open(child, PidfdFlags::empty()).act("watch", "the session")?;
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGWINCH);
@@ -67,7 +69,8 @@ impl Carrier {
             let before = tcgetattr(io::stdin()).act("read the settings of", "the terminal")?;
             let mut raw = before.clone();
             raw.make_raw();
-            tcsetattr(io::stdin(), OptionalActions::Now, &raw).act("change the settings of", "the terminal")?;
+            tcsetattr(io::stdin(), OptionalActions::Now, &raw)
+                .act("change the settings of", "the terminal")?;
             carrier.before = Some(before);
         }
         Ok(carrier)
@@ -95,7 +98,8 @@ impl Carrier {
         };
         let mut ended = false;
         loop {
-            let mut fds = vec![PollFd::new(&self.child, PollFlags::IN), PollFd::new(&self.resized, PollFlags::IN)];
+            let mut fds =
+                vec![PollFd::new(&self.child, PollFlags::IN), PollFd::new(&self.resized, PollFlags::IN)];
             fds.extend(outputs.iter().map(|(far, _)| PollFd::new(&self.far[*far], PollFlags::IN)));
             if input_open {
                 fds.push(PollFd::new(&stdin, PollFlags::IN));
@@ -119,8 +123,9 @@ impl Carrier {
                 input_open = false;
                 if !self.on_a_terminal() {
                     // End of file for the session: its only writer goes away.
-                    self.far[0] = rustix::fs::open("/dev/null", rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
-                        .act("open", "/dev/null")?;
+                    self.far[0] =
+                        rustix::fs::open("/dev/null", rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
+                            .act("open", "/dev/null")?;
                 }
             }
             let mut number = 0;

@@ -54,7 +54,8 @@ pub fn login(root: bool) -> Result<()> {
 
     // 2. Securebits: no ambient capabilities ever; without root in the profile, uid 0 means nothing at an exec
     //    either. Locked, so that what root of the jail may do cannot unlock it. Needs SETPCAP too.
-    let mut bits = CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
+    let mut bits =
+        CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
     if !root {
         bits |= CapabilitiesSecureBits::NO_ROOT
             | CapabilitiesSecureBits::NO_ROOT_LOCKED

@@ -12,8 +12,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recv, send,
-    socket_with, sockopt,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen,
+    recv, send, socket_with, sockopt,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -134,7 +134,8 @@ impl Door {
         let path = corner.door();
         let socket = seqpacket(SocketFlags::CLOEXEC).act("make", "a socket")?;
         for timeout in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
-            sockopt::set_socket_timeout(&socket, timeout, Some(PATIENCE)).act("set the timeout of", "a socket")?;
+            sockopt::set_socket_timeout(&socket, timeout, Some(PATIENCE))
+                .act("set the timeout of", "a socket")?;
         }
         match connect(&socket, &SocketAddrUnix::new(&path).act("name", &path)?) {
             Ok(()) => {}
@@ -155,7 +156,9 @@ impl Door {
             Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                 Err(Error::Door { user: self.user.clone(), answer: e.to_string() })
             }
-            Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(None),
+            Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                Ok(None)
+            }
             Err(e) => Err(e).act("talk to PID 1 of the jail of", self.user.as_str()),
         }
     }
@@ -169,7 +172,8 @@ impl Door {
         // The pid was PID 1's when it opened the door. If the connection still stands, PID 1 lives, so its number
         // cannot have gone to another process before it was opened above.
         let mut fds = [rustix::event::PollFd::new(&self.socket, rustix::event::PollFlags::empty())];
-        rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).act("poll", "the jail's door")?;
+        rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default()))
+            .act("poll", "the jail's door")?;
         if fds[0].revents().is_empty() {
             return Ok(pidfd);
         }
@@ -227,7 +231,7 @@ pub fn hear<T: for<'a> Deserialize<'a>>(socket: impl AsFd) -> io::Result<Option<
     if length == 0 {
         return Ok(None);
     }
-    serde_json::from_slice(&buffer)
-        .map(Some)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, String::from_utf8_lossy(&buffer).into_owned()))
+    serde_json::from_slice(&buffer).map(Some).map_err(|_| {
+        io::Error::new(io::ErrorKind::InvalidData, String::from_utf8_lossy(&buffer).into_owned())
+    })
 }

@@ -49,7 +49,11 @@ impl Furniture {
         let mut files = vec![
             piece("etc/passwd", passwd(&text("etc/passwd"), plan), true),
             piece("etc/group", group(&text("etc/group"), plan), true),
-            Piece { mode: 0o640, group: SHADOW, ..piece("etc/shadow", shadow(&text("etc/shadow"), plan), true) },
+            Piece {
+                mode: 0o640,
+                group: SHADOW,
+                ..piece("etc/shadow", shadow(&text("etc/shadow"), plan), true)
+            },
             piece("etc/hosts", hosts(&text("etc/hosts"), &plan.host), false),
         ];
         if let Some(text) = &plan.resolv_conf {
@@ -61,8 +65,10 @@ impl Furniture {
         }
 
         let root = (0, 0);
-        let mut dirs: Vec<(String, u32, (u32, u32))> =
-            ["proc", "dev", "tmp", "run", "sys"].iter().map(|path| ((*path).to_owned(), 0o755, root)).collect();
+        let mut dirs: Vec<(String, u32, (u32, u32))> = ["proc", "dev", "tmp", "run", "sys"]
+            .iter()
+            .map(|path| ((*path).to_owned(), 0o755, root))
+            .collect();
         let home = relative(&plan.home);
         // With a home in the upper, the upper itself must have it: `settle` makes it there.
         if plan.home_from == Home::Host || plan.upper.is_none() {
@@ -129,7 +135,11 @@ impl Furniture {
         let own = (plan.uid, plan.gid);
         tree.owned_dir("run/lock", 0o1777, (0, 0))?;
         tree.owned_dir(relative(&runtime_dir(plan.uid)).as_str(), 0o700, own)?;
-        let marker = Marker { user: plan.user.to_string(), profile: plan.profile.clone(), shell: plan.profile_shell.clone() };
+        let marker = Marker {
+            user: plan.user.to_string(),
+            profile: plan.profile.clone(),
+            shell: plan.profile_shell.clone(),
+        };
         let text = serde_json::to_string(&marker).map_err(io::Error::from).act("write", paths::MARKER)?;
         tree.replace(&relative(Path::new(paths::MARKER)), &text, 0o644, (0, 0))?;
 
@@ -211,8 +221,13 @@ fn with_line(text: &str, key: &str, line: &str, keep: impl Fn(&str) -> bool) -> 
 
 fn passwd(text: &str, plan: &Plan) -> String {
     let (uid, gid) = (plan.uid.to_string(), plan.gid.to_string());
-    let line =
-        format!("{}:x:{uid}:{gid}:{}:{}:{}", plan.user, plan.gecos, plan.home.display(), plan.shell.display());
+    let line = format!(
+        "{}:x:{uid}:{gid}:{}:{}:{}",
+        plan.user,
+        plan.gecos,
+        plan.home.display(),
+        plan.shell.display()
+    );
     let text = if text.is_empty() { "root:x:0:0:root:/root:/bin/sh\n" } else { text };
     // A line with the right ids may be the user's own work (`chsh`): it stays.
     with_line(text, plan.user.as_str(), &line, |old| {
@@ -246,11 +261,18 @@ fn group(text: &str, plan: &Plan) -> String {
 
 /// The host's name must resolve inside, or sudo waits for DNS each time.
 fn hosts(text: &str, host: &str) -> String {
-    let known = text.lines().filter_map(|line| line.split('#').next()).any(|line| line.split_whitespace().skip(1).any(|w| w == host));
+    let known = text
+        .lines()
+        .filter_map(|line| line.split('#').next())
+        .any(|line| line.split_whitespace().skip(1).any(|w| w == host));
     if known {
         return text.to_owned();
     }
-    let text = if text.is_empty() { "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" } else { text };
+    let text = if text.is_empty() {
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    } else {
+        text
+    };
     let gap = if text.ends_with('\n') { "" } else { "\n" };
     format!("{text}{gap}127.0.1.1\t{host}\n")
 }

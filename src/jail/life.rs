@@ -91,7 +91,11 @@ pub(super) fn run(house: House, porch: &OwnedFd, log: Log) {
     let why = life.live().unwrap_or("PID 1 cannot go on");
     // Take the door away while it still refuses: a login that knocks now finds nothing, and raises anew.
     let _ = rustix::fs::unlinkat(porch, "door", rustix::fs::AtFlags::empty());
-    life.log.event(Level::Info, "jail-ended", &[("user", &life.house.user), ("profile", &life.house.profile), ("why", &why)]);
+    life.log.event(
+        Level::Info,
+        "jail-ended",
+        &[("user", &life.house.user), ("profile", &life.house.profile), ("why", &why)],
+    );
 }
 
 struct Life {
@@ -174,7 +178,9 @@ impl Life {
         let soon = Duration::from_millis(20);
         let until = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
         match self.phase {
-            Phase::Ending(deadline, _) | Phase::Clearing(deadline) => Some(until(deadline).clamp(soon, soon * 5)),
+            Phase::Ending(deadline, _) | Phase::Clearing(deadline) => {
+                Some(until(deadline).clamp(soon, soon * 5))
+            }
             Phase::Warm(deadline) => Some(until(deadline) + Duration::from_millis(1)),
             Phase::Lived if self.sessions() == 0 => Some(GLANCE),
             Phase::Lived => None,
@@ -213,7 +219,11 @@ impl Life {
                         }
                     }
                 }
-                Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {}
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted
+                    ) => {}
                 // End of file, or nonsense from who should know better: either way this caller is done.
                 Ok(None) | Err(_) => gone.push(number),
             }
@@ -260,7 +270,12 @@ impl Life {
         self.log.event(
             Level::Info,
             "session-end",
-            &[("user", &self.house.user), ("service", &guest.service), ("from", &guest.from), ("left", &left)],
+            &[
+                ("user", &self.house.user),
+                ("service", &guest.service),
+                ("from", &guest.from),
+                ("left", &left),
+            ],
         );
         if left == 0 && !self.house.linger && self.phase == Phase::Lived {
             self.phase = Phase::Clearing(Instant::now() + GRACE);

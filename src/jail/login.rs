@@ -10,9 +10,9 @@ use crate::account::{self, Account, Username};
 use crate::config::{self, Config, Profile};
 use crate::error::{Error, Result};
 use crate::log::{Level, Log};
+use crate::paths;
 use crate::policy::{Decision, Exempt, decide};
 use crate::runtime::Corner;
-use crate::paths;
 
 /// Who wants in, and from where. Nothing of it is trusted but the name, which PAM has authenticated.
 #[derive(Debug, Clone)]

@@ -139,7 +139,8 @@ fn share(profile: &Profile, account: &Account) -> Result<Share> {
     if account.gid == 0 {
         return bad("gid", 0, "it is root's group; give the user another primary group");
     }
-    let named = account.groups.iter().filter(|own| own.gid != account.gid && profile.groups.contains(&own.name));
+    let named =
+        account.groups.iter().filter(|own| own.gid != account.gid && profile.groups.contains(&own.name));
     if named.clone().any(|group| group.gid == 0) {
         return bad("gid", 0, "it is root's group; take it out of the profile");
     }
@@ -150,7 +151,9 @@ fn share(profile: &Profile, account: &Account) -> Result<Share> {
     if !account.home.is_absolute() || account.home.parent().is_none() {
         return Err(Error::Unfit {
             path: account.home.clone(),
-            why: format!("is the home directory of {user}; a jailed user needs one of their own, like /home/{user}"),
+            why: format!(
+                "is the home directory of {user}; a jailed user needs one of their own, like /home/{user}"
+            ),
         });
     }
     // The host's shell, where it is a shell and not our own stand-in.
@@ -164,7 +167,8 @@ impl Share {
     fn terms(&self, profile: &Profile, account: &Account) -> Terms {
         let mut hasher = DefaultHasher::new();
         format!("{profile:?}").hash(&mut hasher);
-        format!("{:?}", (account.uid, account.gid, &account.home, &self.groups, &self.shell)).hash(&mut hasher);
+        format!("{:?}", (account.uid, account.gid, &account.home, &self.groups, &self.shell))
+            .hash(&mut hasher);
         // Another version of ojail may raise another jail from the same words.
         (env!("CARGO_PKG_VERSION"), paths::PREFIX).hash(&mut hasher);
         Terms(hasher.finish())

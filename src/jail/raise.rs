@@ -18,9 +18,9 @@ use nix::sched::CloneFlags;
 use nix::unistd::{Gid, Uid};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
-    unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change,
+    move_mount, open_tree, unmount,
 };
 use serde::{Deserialize, Serialize};
 
@@ -140,7 +140,8 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
     // 4. Leave the host's mount namespace. From here on no mount of ours can reach the host's table; and overlayfs
     //    refuses what was opened before this.
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).act("make", "a mount namespace")?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).act("make private", "/")?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .act("make private", "/")?;
 
     // 5. Clone the mounts that the jail is made of. Only host root can reach them; a clone is a mount of that
     //    directory alone, without a way up. Flags now: later the jail's root holds them.
@@ -158,7 +159,10 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
         let dir = is_dir(&mount, &bind.source)?;
         binds.push((mount, dir));
     }
-    let devices = DEVICES.iter().map(|(name, major, minor)| clone_device(name, *major, *minor)).collect::<Result<_>>()?;
+    let devices = DEVICES
+        .iter()
+        .map(|(name, major, minor)| clone_device(name, *major, *minor))
+        .collect::<Result<_>>()?;
     let shell = clone_tree(Path::new(&paths::shell()), Links::Follow)?;
     let attributes = MountAttributes { readonly: true, nosuid: true, nodev: true, idmap: None };
     sys::mount_setattr(&shell, attributes).act("set the flags of", paths::shell())?;
@@ -168,9 +172,12 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
     let porch_path = corner.porch();
     let first_uid = ids::to_outside(&plan.uid_map, 0);
     let door = door::hang(&corner.door()).act("bind", corner.door().as_path())?;
-    let porch = open_tree(CWD, &porch_path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
-        .and_then(|tree| openat(&tree, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))
-        .act("clone the mount of", &porch_path)?;
+    let porch =
+        open_tree(CWD, &porch_path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+            .and_then(|tree| {
+                openat(&tree, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            })
+            .act("clone the mount of", &porch_path)?;
     std::os::unix::fs::lchown(&porch_path, Some(first_uid), None).act("give away", &porch_path)?;
 
     // 7. Fork into the new namespaces, all owned by the new user namespace. One clone(2), so none of them is ever
@@ -183,7 +190,8 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
     if plan.network == Network::None {
         flags |= CloneFlags::CLONE_NEWNET;
     }
-    let (go_read, go_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).act("make", "a pipe")?;
+    let (go_read, go_write) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).act("make", "a pipe")?;
     let alone = sys::OneThread::prove().act("fork", "a process with several threads")?;
     let child = match sys::fork_into(alone, flags).act("make", "the jail's namespaces")? {
         Forked::Child => {
@@ -209,10 +217,12 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
     let userns = OwnedFd::from(userns);
     let attributes = MountAttributes { idmap: Some(&userns), ..MountAttributes::default() };
     for (mount, layer) in layers.iter().zip(&plan.layers) {
-        sys::mount_setattr(mount, attributes).map_err(|e| not_mappable(&layer.name.to_string(), layer.image, &e))?;
+        sys::mount_setattr(mount, attributes)
+            .map_err(|e| not_mappable(&layer.name.to_string(), layer.image, &e))?;
     }
     if let (Some(mount), Some(upper)) = (&storage, &plan.upper) {
-        sys::mount_setattr(mount, attributes).act("id-map (this file system or kernel may not be able to)", &upper.base)?;
+        sys::mount_setattr(mount, attributes)
+            .act("id-map (this file system or kernel may not be able to)", &upper.base)?;
     }
 
     // 10. Go. The jail half reports for itself from here; if we die before this, it reads an end of file and ends.
@@ -256,7 +266,8 @@ fn build(go: OwnedFd, handover: Handover) -> Result<(life::House, OwnedFd, Log)>
     //     relative paths only, and only of mounts that are attached. Not over /: the old root must stay the topmost
     //     mount there, or step 19 would detach the staging instead.
     let staging = new_mount("tmpfs", &[("mode", "0755")], MountAttrFlags::empty())?;
-    move_mount(&staging, "", CWD, "/run", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).act("attach", "the staging tmpfs")?;
+    move_mount(&staging, "", CWD, "/run", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .act("attach", "the staging tmpfs")?;
     rustix::process::fchdir(&staging).act("enter", "the staging tmpfs")?;
     let mut lowers = Vec::new();
     for (number, mount) in layers.iter().enumerate() {
@@ -292,9 +303,16 @@ fn build(go: OwnedFd, handover: Handover) -> Result<(life::House, OwnedFd, Log)>
     }
     let work = plan.upper.as_ref().map(|upper| Path::new("s").join(&upper.work));
     let root = overlay(&all, upper.as_deref().zip(work.as_deref()))?;
-    let readonly = rustix::fs::fstatvfs(&root).act("examine", "the overlay")?.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+    let readonly = rustix::fs::fstatvfs(&root)
+        .act("examine", "the overlay")?
+        .f_flag
+        .contains(rustix::fs::StatVfsMountFlags::RDONLY);
     if readonly && plan.upper.is_some() {
-        return Err(Error::Surprise { what: "the overlay", wanted: "writable".into(), is: "read-only".into() });
+        return Err(Error::Surprise {
+            what: "the overlay",
+            wanted: "writable".into(),
+            is: "read-only".into(),
+        });
     }
     mkdirat(CWD, "m", Mode::from_raw_mode(0o755)).act("create", "the mount point of the overlay")?;
     attach_at(&root, "m")?;
@@ -315,9 +333,13 @@ fn build(go: OwnedFd, handover: Handover) -> Result<(life::House, OwnedFd, Log)>
     tree.mount(&new_mount("devpts", &pts, noexec & !MountAttrFlags::MOUNT_ATTR_NODEV)?, "dev/pts")?;
     tree.mount(&new_mount("tmpfs", &[("mode", "1777")], nothing)?, "dev/shm")?;
     tree.mount(&new_mount("mqueue", &[], noexec)?, "dev/mqueue")?;
-    for (link, target) in
-        [("ptmx", "pts/ptmx"), ("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
-    {
+    for (link, target) in [
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+    ] {
         tree.link(&format!("dev/{link}"), target)?;
     }
     tree.mount(&new_mount("tmpfs", &[("mode", "1777")], nothing)?, "tmp")?;
@@ -370,7 +392,8 @@ fn build(go: OwnedFd, handover: Handover) -> Result<(life::House, OwnedFd, Log)>
     let alive = sys::inherited(1).act("keep", "the claim on the upper")?;
     let kept = rustix::io::fcntl_dupfd_cloexec(&alive, 3).act("keep", "the claim on the upper")?;
     for number in [1, 2] {
-        let mut target = std::mem::ManuallyDrop::new(sys::inherited(number).act("replace", "a standard stream")?);
+        let mut target =
+            std::mem::ManuallyDrop::new(sys::inherited(number).act("replace", "a standard stream")?);
         rustix::io::dup2(&null, &mut target).act("replace", "a standard stream")?;
     }
     std::mem::forget(alive);
@@ -407,9 +430,8 @@ fn clone_tree(path: &Path, links: Links) -> Result<OwnedFd> {
 
 fn clone_place(place: &OwnedFd, path: &Path) -> Result<OwnedFd> {
     // Without what is mounted below it: no directory brings more of the host than the configuration names.
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     open_tree(place, "", flags).act("clone the mount of", path)
 }
 
@@ -441,7 +463,9 @@ fn clone_device(name: &'static str, major: u32, minor: u32) -> Result<(&'static 
     let mount = clone_tree(&path, Links::Refuse)?;
     let stat = rustix::fs::fstat(&mount).act("examine", &path)?;
     let is = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::CharacterDevice || is != (major, minor) {
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::CharacterDevice
+        || is != (major, minor)
+    {
         let why = format!("is not the character device {major}:{minor}");
         return Err(Error::Unfit { path, why });
     }
@@ -458,7 +482,11 @@ fn new_mount(kind: &'static str, options: &[(&str, &str)], flags: MountAttrFlags
     let mount = || -> rustix::io::Result<OwnedFd> {
         let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
         for (key, value) in options {
-            if value.is_empty() { fsconfig_set_flag(&fs, *key)? } else { fsconfig_set_string(&fs, *key, *value)? }
+            if value.is_empty() {
+                fsconfig_set_flag(&fs, *key)?
+            } else {
+                fsconfig_set_string(&fs, *key, *value)?
+            }
         }
         fsconfig_create(&fs)?;
         fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)
@@ -480,14 +508,21 @@ fn overlay(lowers: &[String], upper: Option<(&Path, &Path)>) -> Result<OwnedFd> 
         // user.overlay.* instead of trusted.*: what the jail's root may write, and all that it may plant.
         fsconfig_set_flag(&fs, "userxattr")?;
         fsconfig_create(&fs)?;
-        let readonly = if upper.is_none() { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
+        let readonly =
+            if upper.is_none() { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
         fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV | readonly)
     };
     mount().act("mount", "the overlay of the jail")
 }
 
 fn attach(mount: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
-    move_mount(mount, "", place, "", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH)
+    move_mount(
+        mount,
+        "",
+        place,
+        "",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )
 }
 
 /// Makes a directory of the working directory and attaches the mount there.
@@ -508,12 +543,19 @@ fn nothing_left_of_the_host() -> Result<()> {
     let table = fs::read_to_string("/proc/self/mountinfo").act("read", "the jail's mount table")?;
     // Fields of proc_pid_mountinfo(5): the fifth is the mount point, the one after "-" the file system.
     let at_root = |line: &&str| line.split(' ').nth(4) == Some("/");
-    let roots: Vec<&str> =
-        table.lines().filter(at_root).filter_map(|line| line.split_once(" - ")?.1.split(' ').next()).collect();
+    let roots: Vec<&str> = table
+        .lines()
+        .filter(at_root)
+        .filter_map(|line| line.split_once(" - ")?.1.split(' ').next())
+        .collect();
     if roots == ["overlay"] {
         return Ok(());
     }
-    Err(Error::Surprise { what: "what is mounted at / of the jail", wanted: "overlay".into(), is: roots.join(", ") })
+    Err(Error::Surprise {
+        what: "what is mounted at / of the jail",
+        wanted: "overlay".into(),
+        is: roots.join(", "),
+    })
 }
 
 /// No limit of the login process reaches the jail's PID 1: pam_limits may have set the user's already.
@@ -602,7 +644,8 @@ impl Tree {
     }
 
     fn mount_on(&self, mount: &OwnedFd, path: &str, kind: OFlags) -> Result<()> {
-        let place = self.open(path, OFlags::PATH | OFlags::NOFOLLOW | kind).map_err(|e| self.blocked(path, e))?;
+        let place =
+            self.open(path, OFlags::PATH | OFlags::NOFOLLOW | kind).map_err(|e| self.blocked(path, e))?;
         attach(mount, &place).map_err(|e| self.blocked(path, e))
     }
 
@@ -665,7 +708,9 @@ impl Tree {
 
     /// Names and modes of the plain files in a directory; none if there is no such directory.
     pub(super) fn files(&self, path: &str) -> Vec<(String, u32)> {
-        let Ok(dir) = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW) else { return Vec::new() };
+        let Ok(dir) = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW) else {
+            return Vec::new();
+        };
         let Ok(entries) = rustix::fs::Dir::read_from(&dir) else { return Vec::new() };
         let mut files = Vec::new();
         for entry in entries.flatten() {

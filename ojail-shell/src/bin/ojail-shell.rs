@@ -70,7 +70,8 @@ fn become_shell(marker: &Marker, name: &OsStr, args: &[OsString]) -> String {
 fn passwd_shell() -> Option<PathBuf> {
     let text = fs::read("/etc/passwd").ok()?;
     let uid = getuid().to_string();
-    let line = text.split(|b| *b == b'\n').find(|line| line.split(|b| *b == b':').nth(2) == Some(uid.as_bytes()))?;
+    let line =
+        text.split(|b| *b == b'\n').find(|line| line.split(|b| *b == b':').nth(2) == Some(uid.as_bytes()))?;
     let shell = line.split(|b| *b == b':').nth(6)?;
     (!shell.is_empty()).then(|| PathBuf::from(OsString::from_vec(shell.to_vec())))
 }

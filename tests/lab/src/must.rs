@@ -1,0 +1,56 @@
+//! Tests that cannot run everywhere: they say so, or fail where all must run.
+//!
+//! A skipped test prints `SKIPPED name: reason` on standard error, past the test harness. With
+//! `OJAIL_MUST_WORK=1` it panics instead, so that a machine meant to run everything cannot pass by
+//! skipping.
+
+use std::path::Path;
+use std::thread;
+
+use crate::files::say;
+
+/// Leaves the test unless the given `Result` is `Ok`; its error is the reason.
+///
+/// ```no_run
+/// lab::require!(lab::must::loop_devices());
+/// lab::require!(if cfg!(target_arch = "x86_64") { Ok(()) } else { Err("x32 is x86's") });
+/// ```
+#[macro_export]
+macro_rules! require {
+    ($can:expr) => {
+        if let Err(reason) = $can {
+            $crate::must::skip(&reason);
+            return;
+        }
+    };
+}
+
+/// Leaves the test unless it runs as root.
+#[macro_export]
+macro_rules! require_root {
+    () => {
+        $crate::require!($crate::must::root())
+    };
+}
+
+/// Root, without which there is no host.
+pub fn root() -> Result<(), String> {
+    if rustix::process::geteuid().is_root() { Ok(()) } else { Err("a host needs root".into()) }
+}
+
+/// Loop devices, for images and small disks.
+pub fn loop_devices() -> Result<(), String> {
+    root()?;
+    if Path::new("/dev/loop-control").exists() { Ok(()) } else { Err("no loop devices here".into()) }
+}
+
+/// Says that this test is skipped and why, or panics if everything must work.
+pub fn skip(reason: &dyn std::fmt::Display) {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("a test");
+    assert!(
+        std::env::var_os("OJAIL_MUST_WORK").is_none_or(|value| value != "1"),
+        "{name} must work here: {reason}"
+    );
+    say(&format!("SKIPPED {name}: {reason}"));
+}

@@ -1,0 +1,68 @@
+//! Threads in namespaces of their own: the lab's one trick.
+//!
+//! A thread can leave its process's namespaces by itself, and what it spawns is born where it is. So the
+//! lab needs no `unshare`, no `nsenter` and no helper binary: a host is raised by a thread in fresh
+//! namespaces, and entered later by a short-lived thread that joins them. The threads of the test
+//! itself stay where they are.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::resume_unwind;
+use std::process::Child;
+use std::thread;
+
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::thread::{
+    ThreadNameSpaceType as Kind, UnshareFlags, move_into_thread_name_spaces, unshare_unsafe,
+};
+
+/// Runs `act` on a thread with a new mount namespace, cut off from the machine's, and the others named.
+/// Of a new PID namespace, the first process that `act` spawns is PID 1.
+pub(crate) fn in_new<T: Send>(others: UnshareFlags, act: impl FnOnce() -> T + Send) -> T {
+    on_a_thread(|| {
+        unshare(UnshareFlags::NEWNS | others);
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+            .expect("a new mount namespace can be made private");
+        act()
+    })
+}
+
+/// The namespaces of a running host, held by its PID 1.
+pub(crate) struct Namespaces {
+    pid_1: OwnedFd,
+}
+
+impl Namespaces {
+    pub(crate) fn of(pid_1: &Child) -> Self {
+        let pid_1 = pidfd_open(Pid::from_child(pid_1), PidfdFlags::empty()).expect("a child has a pidfd");
+        Self { pid_1 }
+    }
+
+    /// Runs `act` on a thread inside: files, network and host name are the host's, and so is every
+    /// process that it spawns.
+    pub(crate) fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        on_a_thread(|| {
+            // Root and working directory are shared by the threads of a process, unless one asks.
+            unshare(UnshareFlags::FS);
+            let all = Kind::MOUNT
+                | Kind::PROCESS_ID
+                | Kind::HOST_NAME_AND_NIS_DOMAIN_NAME
+                | Kind::INTER_PROCESS_COMMUNICATION
+                | Kind::NETWORK;
+            move_into_thread_name_spaces(self.pid_1.as_fd(), all)
+                .unwrap_or_else(|error| panic!("cannot enter the host, its PID 1 may be dead: {error}"));
+            act()
+        })
+    }
+}
+
+fn unshare(what: UnshareFlags) {
+    assert!(!what.contains(UnshareFlags::FILES));
+    // SAFETY: what makes this call unsafe is a descriptor table of one thread's own; it is not asked for.
+    unsafe { unshare_unsafe(what) }
+        .unwrap_or_else(|error| panic!("cannot unshare {what:?}: {error}; is this root?"));
+}
+
+fn on_a_thread<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| scope.spawn(act).join()).unwrap_or_else(|panic| resume_unwind(panic))
+}
