@@ -11,22 +11,38 @@ STATIC  := $(TARGET)/static/$(HOST)/release
 
 export OJAIL_PREFIX := $(PREFIX)
 
-.PHONY: help build install uninstall
+.PHONY: help build test lint needs install uninstall demo bench
 
 help:
 	@sed -n 's/^## //p' Makefile
 
 ## make build      the programs, optimised: ojail, pam_ojail.so, and static ojail-init and ojail-shell
-build:
+build: needs
 	$(CARGO) build --release --locked -p ojail
 	$(CARGO) build --release --locked -p pam_ojail
 	# Static, and at a fixed address: PID 1 of a jail then has no relocations of its own to keep in memory.
 	# With --target the flags do not reach build scripts and procedural macros, which cannot be static.
 	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
 	  $(CARGO) build --release --locked -p ojail-shell --target $(HOST) --target-dir $(TARGET)/static
+	@echo '$(PREFIX)' > $(TARGET)/release/ojail.prefix
+
+## make test       unit tests; as root also the integration tests, in throw-away hosts (needs root for those)
+test: needs build
+	$(CARGO) test --locked --workspace
+
+## make lint       formatting and lints
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+# Debian packages that building and testing need; asks apt-get only if something is missing.
+needs:
+	@if [ "$$(id -u)" = 0 ]; then sh tests/lab/install-needs; fi
 
 ## make install    into DESTDIR, below PREFIX (default /usr; the same as for `make build`); keeps an existing ojail.toml
 install:
+	@[ "$$(cat $(TARGET)/release/ojail.prefix 2>/dev/null)" = '$(PREFIX)' ] || \
+	  { echo "make install: not built for PREFIX=$(PREFIX); run 'make build PREFIX=$(PREFIX)' first" >&2; exit 1; }
 	install -D -m 0755 $(TARGET)/release/ojail $(DESTDIR)$(PREFIX)/sbin/ojail
 	install -D -m 0755 $(STATIC)/ojail-init $(DESTDIR)$(PREFIX)/libexec/ojail/ojail-init
 	install -D -m 0755 $(STATIC)/ojail-shell $(DESTDIR)$(PREFIX)/bin/ojail-shell
