@@ -59,7 +59,7 @@ impl Username {
             || body.starts_with(['.', '-'])
             || !body.chars().all(plain)
         {
-            return Err(Error::BadName(name.escape_default().to_string()));
+            return Err(Error::BadName { name: name.escape_default().to_string(), most: Self::MAX });
         }
         Ok(Self(name.to_owned()))
     }

@@ -32,10 +32,14 @@ pub enum Error {
 
     /// The user's name cannot become the name of a directory.
     #[error(
-        "the user name \"{0}\" cannot have a jail: only letters, digits, \"_\", \"-\" and \".\" (not first), at most {max} bytes",
-        max = crate::account::Username::MAX
+        "the user name \"{name}\" cannot have a jail: only letters, digits, \"_\", \"-\" and \".\" (not first), at most {most} bytes"
     )]
-    BadName(String),
+    BadName {
+        /// The name, escaped.
+        name: String,
+        /// How long one may be, in bytes.
+        most: usize,
+    },
 
     /// A rule jails a user that has an id of the system's.
     #[error(

@@ -467,7 +467,7 @@ mod tests {
     impl Bench {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let registry = Registry::at(dir.path(), dir.path(), dir.path());
+            let registry = Registry::at(dir.path(), &dir.path().join("state"), &dir.path().join("run"));
             Self { dir, registry, ids: Ids { first: 524_288, last: 524_288 + 10 * COUNT - 1, min_uid: 1000 } }
         }
 
@@ -546,7 +546,7 @@ mod tests {
     fn a_record_cut_short_refuses_its_owner_and_every_new_user() {
         let bench = Bench::new();
         bench.ranges("alice", 1000).unwrap();
-        let record = bench.dir.path().join("users/alice.toml");
+        let record = bench.dir.path().join("state/users/alice.toml");
         let whole = fs::read_to_string(&record).unwrap();
         for cut in 0..whole.len() {
             fs::write(&record, &whole[..cut]).unwrap();

@@ -9,7 +9,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen,
@@ -90,6 +90,11 @@ const MAX: usize = 1 << 20;
 
 /// How long either side waits for the other: PID 1 answers in microseconds unless it was stopped.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
 
 /// Binds the door's socket. It listens only when PID 1 says so, and then bears PID 1's credentials.
 ///

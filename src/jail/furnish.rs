@@ -12,7 +12,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
 use super::plan::Plan;
-use super::raise::Tree;
+use super::tree::Tree;
 use crate::config::Home;
 use crate::error::{Act, Result};
 use crate::paths;
@@ -134,7 +134,7 @@ impl Furniture {
         }
         let own = (plan.uid, plan.gid);
         tree.owned_dir("run/lock", 0o1777, (0, 0))?;
-        tree.owned_dir(relative(&runtime_dir(plan.uid)).as_str(), 0o700, own)?;
+        tree.owned_dir(relative(&plan.runtime_dir()).as_str(), 0o700, own)?;
         let marker = Marker {
             user: plan.user.to_string(),
             profile: plan.profile.clone(),
@@ -165,12 +165,6 @@ pub struct Marker {
     pub profile: String,
     /// The shell that the profile insists on.
     pub shell: Option<std::path::PathBuf>,
-}
-
-/// The user's `XDG_RUNTIME_DIR`, at the place where everybody looks for it.
-#[must_use]
-pub fn runtime_dir(uid: u32) -> std::path::PathBuf {
-    format!("/run/user/{uid}").into()
 }
 
 fn relative(path: &Path) -> String {

@@ -12,8 +12,7 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketFlags, accept_with};
 
-use super::door::{self, Answer, Guest, Request, Status};
-use super::login::now;
+use super::door::{self, Answer, Guest, Request, Status, now};
 use super::plan::{Plan, Terms};
 use crate::log::{Level, Log};
 
@@ -44,16 +43,16 @@ pub(super) struct House {
 impl House {
     pub(super) fn new(plan: Plan, door: OwnedFd, alive: OwnedFd) -> Self {
         Self {
+            welcome: door::House {
+                root: plan.root,
+                groups: plan.groups.iter().map(|group| group.gid).collect(),
+                runtime_dir: plan.runtime_dir().display().to_string(),
+            },
             user: plan.user.to_string(),
             profile: plan.profile,
             terms: plan.terms,
             linger: plan.linger,
             keep_warm: Duration::from_secs(plan.keep_warm),
-            welcome: door::House {
-                root: plan.root,
-                groups: plan.groups.iter().map(|group| group.gid).collect(),
-                runtime_dir: super::furnish::runtime_dir(plan.uid).display().to_string(),
-            },
             since: now(),
             door,
             _alive: alive,

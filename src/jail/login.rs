@@ -1,11 +1,9 @@
 //! A login, from the user's name to the confined process. The PAM module and `ojail enter` call [`open`].
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use super::door::{Answer, Door, Guest, House, Request};
+use super::door::{Answer, Door, Guest, House, Request, now};
 use super::join::{Session, join};
 use super::plan::{self, Terms};
-use super::{confine, raise};
+use super::{confine, start};
 use crate::account::{self, Account, Username};
 use crate::config::{self, Config, Profile};
 use crate::error::{Error, Result};
@@ -95,11 +93,6 @@ fn guest(visitor: &Visitor, terms: Terms) -> Guest {
     }
 }
 
-/// Seconds since 1970.
-pub(super) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 /// Asks a running jail to let this session in. `None`: there is none, or it is about to end.
 fn knock(corner: &Corner, guest: &Guest) -> Result<Option<(Door, House)>> {
     let Some(door) = Door::knock(corner)? else { return Ok(None) };
@@ -124,11 +117,11 @@ fn raised(
     if let Some(welcome) = knock(corner, guest)? {
         return Ok(welcome);
     }
-    raise::sweep_porch(corner)?;
+    start::sweep_porch(corner)?;
     // Nothing of the last jail is mounted any more, and nobody else can raise: one upper, one overlay.
     let alive = corner.claim()?;
     let plan = plan::make(config, profile, account)?;
-    raise::start(&plan, alive)?;
+    start::start(&plan, alive)?;
     log.event(Level::Info, "jail-raised", &[("user", &account.name), ("profile", &profile.name)]);
     knock(corner, guest)?.ok_or_else(|| Error::NotRunning { user: account.name.clone() })
 }

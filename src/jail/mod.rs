@@ -2,7 +2,8 @@
 //!
 //! * [`login`]: decide, raise if needed, join, confine. Read this first.
 //! * [`plan`]: everything about one jail, decided before anything is done.
-//! * [`raise`]: `ojail-init` makes the jail; [`furnish`] puts the account lines and the like into it.
+//! * [`start`]: the caller's part of a raise: runs `ojail-init`, and hears how it came out.
+//! * [`raise`]: `ojail-init` makes the jail, of [`mounts`] on a [`tree`]; [`furnish`] puts the account lines and the like into it.
 //! * [`life`]: what the jail's PID 1 does afterwards; [`door`] is how others talk to it.
 //! * [`join`] and [`confine`]: what the login process does to itself.
 //! * [`end`]: stopping a jail from outside.
@@ -14,5 +15,8 @@ pub mod furnish;
 pub mod join;
 pub mod life;
 pub mod login;
+mod mounts;
 pub mod plan;
 pub mod raise;
+pub mod start;
+mod tree;

@@ -133,6 +133,14 @@ pub fn make(config: &Config, profile: &Profile, account: &Account) -> Result<Pla
     })
 }
 
+impl Plan {
+    /// The user's `XDG_RUNTIME_DIR`, at the place where everybody looks for it.
+    #[must_use]
+    pub fn runtime_dir(&self) -> PathBuf {
+        format!("/run/user/{}", self.uid).into()
+    }
+}
+
 fn share(profile: &Profile, account: &Account) -> Result<Share> {
     let user = Username::parse(&account.name)?;
     let bad = |kind, id, why| Err(Error::BadId { user: user.to_string(), kind, id, why });

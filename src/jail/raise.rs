@@ -1,90 +1,34 @@
-//! Raising a jail: what `ojail-init` does, and how it is started.
+//! Raising a jail: what `ojail-init` does.
 //!
-//! Three processes: the *caller* (a login process, or `ojail`) starts `ojail-init`, sends it the plan and reads one
-//! line back; the *host half* prepares, as host root, what only host root can; the *jail half* becomes root of the
-//! new user namespace, builds the jail around itself and stays as its PID 1. `docs/order.md` tells the same steps.
+//! The caller ([`super::start`]) sent it the plan and waits for one line. The *host half* prepares, as host root, what
+//! only host root can; the *jail half* becomes root of the new user namespace, builds the jail around itself and stays
+//! as its PID 1. `docs/order.md` tells the same steps.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use nix::sched::CloneFlags;
-use nix::unistd::{Gid, Uid};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-    UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change,
+    MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change,
     move_mount, open_tree, unmount,
 };
-use serde::{Deserialize, Serialize};
 
+use super::mounts::{Links, attach_at, clone_place, clone_tree, new_mount, overlay};
 use super::plan::Plan;
+use super::start::Outcome;
+use super::tree::Tree;
 use super::{confine, door, furnish, life};
 use crate::config::{Home, Network};
 use crate::error::{Act, Error, Result};
 use crate::log::Log;
 use crate::runtime::Corner;
 use crate::sys::{self, Forked, MountAttributes};
-use crate::{ids, paths, runtime};
-
-/// How long the caller waits for `ojail-init`. It takes milliseconds, unless a disk or a network home is slow.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What `ojail-init` reports, as one line of JSON.
-#[derive(Debug, Serialize, Deserialize)]
-enum Outcome {
-    Ready,
-    Failed(String),
-}
-
-/// The caller's part: starts `ojail-init` with the plan, and returns when the jail stands.
-///
-/// `alive` is the claim on the upper; the jail's PID 1 holds it from now on. The caller holds the user's lock.
-///
-/// # Errors
-/// [`Error::NotRaised`] with `ojail-init`'s own sentence; nothing is left behind then.
-pub fn start(plan: &Plan, alive: File) -> Result<()> {
-    let program = paths::init();
-    let (ours, theirs) = UnixStream::pair().act("make", "a socket pair")?;
-    // A fresh program with an empty environment: nothing of the login process' memory gets near the jail. The two
-    // descriptors that it needs are its standard input and output; it closes whatever else it inherited.
-    let mut init = Command::new(&program)
-        .env_clear()
-        .current_dir("/")
-        .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::from(alive))
-        .stderr(Stdio::null())
-        .spawn()
-        .act("run", &program)?;
-    let outcome = converse(&ours, plan);
-    // The host half has gone by now, or never will; either way its own exit says nothing that the line does not. In
-    // a process that ignores SIGCHLD there is nothing left to wait for.
-    if outcome.is_err() {
-        let _ = init.kill();
-    }
-    let _ = init.wait();
-    match outcome.act("hear from", &program)? {
-        Some(Outcome::Ready) => Ok(()),
-        Some(Outcome::Failed(why)) => Err(Error::NotRaised(why)),
-        None => Err(Error::NotRaised(format!("{program} ended without a word"))),
-    }
-}
-
-fn converse(mut socket: &UnixStream, plan: &Plan) -> io::Result<Option<Outcome>> {
-    socket.set_read_timeout(Some(PATIENCE))?;
-    // An `ojail-init` that died at once is told by the end of file below, not by this write.
-    let _ = socket.write_all(&serde_json::to_vec(plan)?);
-    let _ = socket.shutdown(std::net::Shutdown::Write);
-    let mut line = String::new();
-    BufReader::new(socket).read_line(&mut line)?;
-    Ok(serde_json::from_str(&line).ok())
-}
+use crate::{ids, paths};
 
 /// The whole of `ojail-init`. Returns in neither half before all is said and done.
 pub fn main() {
@@ -316,7 +260,7 @@ fn build(go: OwnedFd, handover: Handover) -> Result<(life::House, OwnedFd, Log)>
     }
     mkdirat(CWD, "m", Mode::from_raw_mode(0o755)).act("create", "the mount point of the overlay")?;
     attach_at(&root, "m")?;
-    let tree = Tree { root, user: plan.user.to_string() };
+    let tree = Tree::at(root, plan.user.as_str());
 
     // 15. Mount what every jail has fresh. /proc while the host's full one is still in sight: the kernel refuses a new
     //     one afterwards. Mount points are found without following any link: the user may have planted one.
@@ -404,37 +348,6 @@ fn build(go: OwnedFd, handover: Handover) -> Result<(life::House, OwnedFd, Log)>
     Ok((life::House::new(plan, door, kept), porch, log))
 }
 
-/// Whether links in a path are followed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Links {
-    /// No: an administrator's path that is a link is a surprise.
-    Refuse,
-    /// Yes: the path is our own, and only root can change it.
-    Follow,
-}
-
-/// A detached clone of the mount at `path`, that directory or file being its root.
-fn clone_tree(path: &Path, links: Links) -> Result<OwnedFd> {
-    let resolve = ResolveFlags::NO_MAGICLINKS
-        | if links == Links::Refuse { ResolveFlags::NO_SYMLINKS } else { ResolveFlags::empty() };
-    let place = openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve);
-    let place = place.map_err(|e| match e {
-        rustix::io::Errno::LOOP => Error::Unfit {
-            path: path.to_owned(),
-            why: "has a symbolic link in it; name the real path in the configuration".into(),
-        },
-        e => Error::Act { act: "open", what: path.display().to_string(), source: e.into() },
-    })?;
-    clone_place(&place, path)
-}
-
-fn clone_place(place: &OwnedFd, path: &Path) -> Result<OwnedFd> {
-    // Without what is mounted below it: no directory brings more of the host than the configuration names.
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    open_tree(place, "", flags).act("clone the mount of", path)
-}
-
 /// The host's home directory, if it is the user's. Links on the way are followed (many hosts have /home elsewhere):
 /// whoever could bend the way can only lead to a directory that belongs to the same user.
 fn clone_home(plan: &Plan) -> Result<OwnedFd> {
@@ -475,62 +388,6 @@ fn clone_device(name: &'static str, major: u32, minor: u32) -> Result<(&'static 
 fn is_dir(mount: &OwnedFd, path: &Path) -> Result<bool> {
     let stat = rustix::fs::fstat(mount).act("examine", path)?;
     Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory)
-}
-
-/// A new, detached file system of the kernel's.
-fn new_mount(kind: &'static str, options: &[(&str, &str)], flags: MountAttrFlags) -> Result<OwnedFd> {
-    let mount = || -> rustix::io::Result<OwnedFd> {
-        let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-        for (key, value) in options {
-            if value.is_empty() {
-                fsconfig_set_flag(&fs, *key)?
-            } else {
-                fsconfig_set_string(&fs, *key, *value)?
-            }
-        }
-        fsconfig_create(&fs)?;
-        fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)
-    };
-    mount().act("mount a new", kind)
-}
-
-/// A detached overlay of the directories `lowers`, topmost first, and of an upper and work directory if there are any.
-/// All paths are relative to the working directory.
-fn overlay(lowers: &[String], upper: Option<(&Path, &Path)>) -> Result<OwnedFd> {
-    let mount = || -> rustix::io::Result<OwnedFd> {
-        let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_string(&fs, "source", "ojail")?;
-        fsconfig_set_string(&fs, "lowerdir", lowers.join(":"))?;
-        if let Some((upper, work)) = upper {
-            fsconfig_set_string(&fs, "upperdir", upper)?;
-            fsconfig_set_string(&fs, "workdir", work)?;
-        }
-        // user.overlay.* instead of trusted.*: what the jail's root may write, and all that it may plant.
-        fsconfig_set_flag(&fs, "userxattr")?;
-        fsconfig_create(&fs)?;
-        let readonly =
-            if upper.is_none() { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
-        fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV | readonly)
-    };
-    mount().act("mount", "the overlay of the jail")
-}
-
-fn attach(mount: &OwnedFd, place: &OwnedFd) -> rustix::io::Result<()> {
-    move_mount(
-        mount,
-        "",
-        place,
-        "",
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
-    )
-}
-
-/// Makes a directory of the working directory and attaches the mount there.
-fn attach_at(mount: &OwnedFd, name: &str) -> Result<()> {
-    if statat(CWD, name, AtFlags::SYMLINK_NOFOLLOW).is_err() {
-        mkdirat(CWD, name, Mode::from_raw_mode(0o755)).act("create", name)?;
-    }
-    move_mount(mount, "", CWD, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).act("attach", name)
 }
 
 fn relative(path: &Path) -> &str {
@@ -578,179 +435,4 @@ fn reset_limits() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The jail's file system from outside of it: everything is found below its root, and no link is followed.
-pub(super) struct Tree {
-    root: OwnedFd,
-    user: String,
-}
-
-impl Tree {
-    /// Never out of the root, never through a link, be it the last part or one on the way.
-    const RESOLVE: ResolveFlags =
-        ResolveFlags::IN_ROOT.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
-
-    /// A tree for looking only.
-    pub(super) fn at(root: OwnedFd, user: &str) -> Self {
-        Self { root, user: user.to_owned() }
-    }
-
-    fn open(&self, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let path = if path.is_empty() { "." } else { path };
-        openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), Self::RESOLVE)
-    }
-
-    fn blocked(&self, path: &str, source: impl Into<io::Error>) -> Error {
-        Error::Blocked { path: Path::new("/").join(path), user: self.user.clone(), source: source.into() }
-    }
-
-    /// The parent's descriptor and the last part of the path. Missing directories are made.
-    fn parent<'a>(&self, path: &'a str) -> Result<(OwnedFd, &'a str)> {
-        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        Ok((self.dir(parent)?, name))
-    }
-
-    /// A directory, made with its parents if it is missing.
-    pub(super) fn dir(&self, path: &str) -> Result<OwnedFd> {
-        let open = || self.open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW);
-        match open() {
-            Err(rustix::io::Errno::NOENT) => {
-                let (parent, name) = self.parent(path)?;
-                match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-                    Ok(()) | Err(rustix::io::Errno::EXIST) => open().map_err(|e| self.blocked(path, e)),
-                    Err(e) => Err(self.blocked(path, e)),
-                }
-            }
-            dir => dir.map_err(|e| self.blocked(path, e)),
-        }
-    }
-
-    /// A plain file, made empty if it is missing, for something to be mounted on.
-    pub(super) fn file(&self, path: &str) -> Result<()> {
-        match self.open(path, OFlags::PATH | OFlags::NOFOLLOW) {
-            Ok(_) => return Ok(()),
-            Err(rustix::io::Errno::NOENT) => {}
-            Err(e) => return Err(self.blocked(path, e)),
-        }
-        let (parent, name) = self.parent(path)?;
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        openat(&parent, name, flags, Mode::from_raw_mode(0o644)).map(drop).map_err(|e| self.blocked(path, e))
-    }
-
-    fn mount(&self, mount: &OwnedFd, path: &str) -> Result<()> {
-        self.dir(path)?;
-        self.mount_on(mount, path, OFlags::DIRECTORY)
-    }
-
-    fn mount_on(&self, mount: &OwnedFd, path: &str, kind: OFlags) -> Result<()> {
-        let place =
-            self.open(path, OFlags::PATH | OFlags::NOFOLLOW | kind).map_err(|e| self.blocked(path, e))?;
-        attach(mount, &place).map_err(|e| self.blocked(path, e))
-    }
-
-    fn link(&self, path: &str, target: &str) -> Result<()> {
-        let (parent, name) = self.parent(path)?;
-        rustix::fs::symlinkat(target, &parent, name).map_err(|e| self.blocked(path, e))
-    }
-
-    /// The text of a plain file; `None` if there is none, or if it is anything else.
-    pub(super) fn text(&self, path: &str) -> Option<String> {
-        // O_NONBLOCK: a fifo in the place of a file must not hold the login.
-        let file = self.open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK).ok()?;
-        let mut file = File::from(file);
-        let plain = file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= 1 << 20);
-        let mut text = Vec::new();
-        (plain && file.read_to_end(&mut text).is_ok()).then(|| String::from_utf8_lossy(&text).into_owned())
-    }
-
-    /// Whether anything is at this path, a link included.
-    pub(super) fn exists(&self, path: &str) -> bool {
-        !matches!(self.open(path, OFlags::PATH | OFlags::NOFOLLOW), Err(rustix::io::Errno::NOENT))
-    }
-
-    /// Whether there is a directory at this path.
-    pub(super) fn is_dir(&self, path: &str) -> bool {
-        self.open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW).is_ok()
-    }
-
-    /// Whether there is a symbolic link at this path, or on the way.
-    pub(super) fn is_link(&self, path: &str) -> bool {
-        matches!(self.open(path, OFlags::PATH | OFlags::NOFOLLOW), Err(rustix::io::Errno::LOOP))
-    }
-
-    /// Puts a plain file there in one step: whoever reads sees the old one or the new.
-    pub(super) fn replace(&self, path: &str, text: &str, mode: u32, owner: (u32, u32)) -> Result<()> {
-        let (parent, name) = self.parent(path)?;
-        let temp = format!(".{name}.ojail");
-        let replace = || -> io::Result<()> {
-            let _ = rustix::fs::unlinkat(&parent, temp.as_str(), AtFlags::empty());
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file = File::from(openat(&parent, temp.as_str(), flags, Mode::from_raw_mode(0o600))?);
-            file.write_all(text.as_bytes())?;
-            nix::unistd::fchown(&file, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))?;
-            file.set_permissions(fs::Permissions::from_mode(mode))?;
-            Ok(rustix::fs::renameat(&parent, temp.as_str(), &parent, name)?)
-        };
-        replace().map_err(|e| self.blocked(path, e))
-    }
-
-    /// A directory with this mode and owner.
-    pub(super) fn owned_dir(&self, path: &str, mode: u32, owner: (u32, u32)) -> Result<()> {
-        self.dir(path)?;
-        let own = || -> io::Result<()> {
-            let dir = File::from(self.open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)?);
-            nix::unistd::fchown(&dir, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))?;
-            dir.set_permissions(fs::Permissions::from_mode(mode))
-        };
-        own().map_err(|e| self.blocked(path, e))
-    }
-
-    /// Names and modes of the plain files in a directory; none if there is no such directory.
-    pub(super) fn files(&self, path: &str) -> Vec<(String, u32)> {
-        let Ok(dir) = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW) else {
-            return Vec::new();
-        };
-        let Ok(entries) = rustix::fs::Dir::read_from(&dir) else { return Vec::new() };
-        let mut files = Vec::new();
-        for entry in entries.flatten() {
-            let Ok(name) = entry.file_name().to_str() else { continue };
-            if let Ok(stat) = statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-                if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile {
-                    files.push((name.to_owned(), stat.st_mode & 0o777));
-                }
-            }
-        }
-        files
-    }
-
-    fn write(&self, path: &str, text: &str) -> Result<()> {
-        let mut file = File::from(self.open(path, OFlags::WRONLY).act("open", path)?);
-        file.write_all(text.as_bytes()).act("write", path)
-    }
-
-    fn read(&self, path: &str) -> Result<String> {
-        let mut text = String::new();
-        let mut file = File::from(self.open(path, OFlags::RDONLY).act("open", path)?);
-        file.read_to_string(&mut text).act("read", path)?;
-        Ok(text)
-    }
-}
-
-/// Prepares the corner of `/run/ojail` in which the jail will hang its door.
-///
-/// # Errors
-/// [`Error::Act`].
-pub fn sweep_porch(corner: &Corner) -> Result<()> {
-    let porch = corner.porch();
-    match fs::symlink_metadata(&porch) {
-        // What an ended jail owned is root's again, until the next one takes it over.
-        Ok(meta) if meta.is_dir() => {
-            if meta.uid() != 0 {
-                std::os::unix::fs::lchown(&porch, Some(0), None).act("take back", &porch)?;
-            }
-            Ok(())
-        }
-        _ => runtime::private_dir(&porch),
-    }
 }

@@ -1,0 +1,89 @@
+//! The caller's part of a raise: starts `ojail-init` with the plan, and hears how it came out.
+//!
+//! Runs in the login process or in `ojail`, as host root.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::Plan;
+use crate::error::{Act, Error, Result};
+use crate::runtime::Corner;
+use crate::{paths, runtime};
+
+/// How long the caller waits for `ojail-init`. It takes milliseconds, unless a disk or a network home is slow.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What `ojail-init` reports, as one line of JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Outcome {
+    Ready,
+    Failed(String),
+}
+
+/// Starts `ojail-init` with the plan, and returns when the jail stands.
+///
+/// `alive` is the claim on the upper; the jail's PID 1 holds it from now on. The caller holds the user's lock.
+///
+/// # Errors
+/// [`Error::NotRaised`] with `ojail-init`'s own sentence; nothing is left behind then.
+pub fn start(plan: &Plan, alive: File) -> Result<()> {
+    let program = paths::init();
+    let (ours, theirs) = UnixStream::pair().act("make", "a socket pair")?;
+    // A fresh program with an empty environment: nothing of the login process' memory gets near the jail. The two
+    // descriptors that it needs are its standard input and output; it closes whatever else it inherited.
+    let mut init = Command::new(&program)
+        .env_clear()
+        .current_dir("/")
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::from(alive))
+        .stderr(Stdio::null())
+        .spawn()
+        .act("run", &program)?;
+    let outcome = converse(&ours, plan);
+    // The host half has gone by now, or never will; either way its own exit says nothing that the line does not. In
+    // a process that ignores SIGCHLD there is nothing left to wait for.
+    if outcome.is_err() {
+        let _ = init.kill();
+    }
+    let _ = init.wait();
+    match outcome.act("hear from", &program)? {
+        Some(Outcome::Ready) => Ok(()),
+        Some(Outcome::Failed(why)) => Err(Error::NotRaised(why)),
+        None => Err(Error::NotRaised(format!("{program} ended without a word"))),
+    }
+}
+
+fn converse(mut socket: &UnixStream, plan: &Plan) -> io::Result<Option<Outcome>> {
+    socket.set_read_timeout(Some(PATIENCE))?;
+    // An `ojail-init` that died at once is told by the end of file below, not by this write.
+    let _ = socket.write_all(&serde_json::to_vec(plan)?);
+    let _ = socket.shutdown(std::net::Shutdown::Write);
+    let mut line = String::new();
+    BufReader::new(socket).read_line(&mut line)?;
+    Ok(serde_json::from_str(&line).ok())
+}
+
+/// Prepares the corner of `/run/ojail` in which the jail will hang its door.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn sweep_porch(corner: &Corner) -> Result<()> {
+    let porch = corner.porch();
+    match fs::symlink_metadata(&porch) {
+        // What an ended jail owned is root's again, until the next one takes it over.
+        Ok(meta) if meta.is_dir() => {
+            if meta.uid() != 0 {
+                std::os::unix::fs::lchown(&porch, Some(0), None).act("take back", &porch)?;
+            }
+            Ok(())
+        }
+        _ => runtime::private_dir(&porch),
+    }
+}
