@@ -212,10 +212,9 @@ impl Registry {
         runtime::private_dir(&self.users)?;
         let path = self.record(user);
         let temp = self.users.join(format!(".{user}.new"));
-        let mut text = format!("uid = {}\n", owner.uid);
-        if let Some(first) = owner.pool {
-            text += &format!("pool = {first}\n");
-        }
+        // The uid is last, and must be there: a file that was cut short at the end of a line is still known for damaged.
+        let pool = owner.pool.map(|first| format!("pool = {first}\n")).unwrap_or_default();
+        let text = format!("{pool}uid = {}\n", owner.uid);
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create(true)
@@ -345,7 +344,7 @@ fn read_owner(path: &Path) -> Result<Option<Owner>> {
     owner.map(Some).ok_or_else(|| Error::Unfit {
         path: path.to_owned(),
         why: "is damaged, so it is unknown which ids are taken; restore it from a backup \
-              (`uid = …`, and `pool = …` if the range came from the pool, a line each)"
+              (`pool = …` if the range came from the pool, then `uid = …`, a line each)"
             .into(),
     })
 }
