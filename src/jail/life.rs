@@ -20,8 +20,8 @@ use crate::log::{Level, Log};
 const GRACE: Duration = Duration::from_secs(2);
 
 /// How often a jail without sessions looks whether what lingers in it has ended. Most ends are told by SIGCHLD; not
-/// those of processes whose parent is a login process on the host.
-const GLANCE: Duration = Duration::from_secs(15);
+/// those of processes whose parent is a login process on the host. Soon after a session, then ever more rarely.
+const GLANCES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(15));
 
 /// Whoever raised the jail is about to join it; it must not end before.
 const FIRST_KNOCK: Duration = Duration::from_secs(30);
@@ -85,6 +85,7 @@ pub(super) fn run(house: House, porch: &OwnedFd, log: Log) {
         phase: Phase::Warm(Instant::now() + house.keep_warm.max(FIRST_KNOCK)),
         house,
         callers: Vec::new(),
+        glance: GLANCES.0,
         log,
     };
     let why = life.live().unwrap_or("PID 1 cannot go on");
@@ -101,6 +102,8 @@ struct Life {
     house: House,
     callers: Vec<Caller>,
     phase: Phase,
+    /// The next pause between two looks at an empty jail.
+    glance: Duration,
     log: Log,
 }
 
@@ -153,8 +156,13 @@ impl Life {
                     signal_all(Signal::SIGKILL);
                 }
             }
-            Phase::Lived if self.sessions() == 0 && !occupied() => {
-                self.phase = Phase::Warm(now + self.house.keep_warm);
+            Phase::Lived if self.sessions() == 0 => {
+                if occupied() {
+                    self.glance = (self.glance * 2).min(GLANCES.1);
+                } else {
+                    self.phase = Phase::Warm(now + self.house.keep_warm);
+                    return self.advance();
+                }
             }
             Phase::Warm(deadline) if now >= deadline => {
                 if occupied() {
@@ -181,7 +189,7 @@ impl Life {
                 Some(until(deadline).clamp(soon, soon * 5))
             }
             Phase::Warm(deadline) => Some(until(deadline) + Duration::from_millis(1)),
-            Phase::Lived if self.sessions() == 0 => Some(GLANCE),
+            Phase::Lived if self.sessions() == 0 => Some(self.glance),
             Phase::Lived => None,
         }
     }
@@ -247,6 +255,7 @@ impl Life {
                 }
                 self.callers[number].guest = Some(guest);
                 self.phase = Phase::Lived;
+                self.glance = GLANCES.0;
                 Some(Answer::Welcome(self.house.welcome.clone()))
             }
             Request::Status => Some(Answer::Status(Status {
