@@ -152,6 +152,19 @@ pub enum Error {
         user: String,
     },
 
+    /// The running jail was raised for another person of the same name.
+    #[error(
+        "the running jail of {user} belongs to uid {owner}, but {user} has uid {uid} now; `ojail stop {user}` ends it"
+    )]
+    Stranger {
+        /// The user's name.
+        user: String,
+        /// The uid that the jail was raised for.
+        owner: u32,
+        /// The uid that the name has now.
+        uid: u32,
+    },
+
     /// A jail is not running.
     #[error("{user} has no running jail")]
     NotRunning {

@@ -44,6 +44,8 @@ pub struct Guest {
     pub pid: u32,
     /// Seconds since 1970.
     pub since: u64,
+    /// Who the name stands for now.
+    pub uid: u32,
     /// What the configuration says of this user now.
     pub terms: Terms,
 }
@@ -55,6 +57,11 @@ pub enum Answer {
     Welcome(House),
     /// The jail is ending, or was raised on other terms and is empty: raise a new one.
     Closing,
+    /// Not to you: the jail was raised for another uid, and is in use.
+    Stranger {
+        /// Whose it is.
+        owner: u32,
+    },
     /// As asked.
     Status(Status),
 }

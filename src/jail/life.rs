@@ -29,6 +29,7 @@ const FIRST_KNOCK: Duration = Duration::from_secs(30);
 /// What PID 1 knows of its jail.
 pub(super) struct House {
     user: String,
+    uid: u32,
     profile: String,
     terms: Terms,
     linger: bool,
@@ -49,6 +50,7 @@ impl House {
                 runtime_dir: plan.runtime_dir().display().to_string(),
             },
             user: plan.user.to_string(),
+            uid: plan.uid,
             profile: plan.profile,
             terms: plan.terms,
             linger: plan.linger,
@@ -252,6 +254,10 @@ impl Life {
                 if guest.terms != self.house.terms && self.sessions() == 0 && !occupied() {
                     self.end("the configuration changed");
                     return Some(Answer::Closing);
+                }
+                // The name was given to somebody else meanwhile, and what the one before left is still running.
+                if guest.uid != self.house.uid {
+                    return Some(Answer::Stranger { owner: self.house.uid });
                 }
                 self.callers[number].guest = Some(guest);
                 self.phase = Phase::Lived;

@@ -59,7 +59,7 @@ pub fn open(visitor: &Visitor, log: &mut Log) -> Result<Login> {
         return Err(Error::UserManager { user: account.name });
     }
     let corner = Corner::of(&Username::parse(&account.name)?);
-    let guest = guest(visitor, plan::terms(profile, &account)?);
+    let guest = guest(visitor, account.uid, plan::terms(profile, &account)?);
 
     // 3. A running jail lets us in at once, without any lock. Otherwise raise one.
     let (door, house) = match knock(&corner, &guest)? {
@@ -83,12 +83,13 @@ pub fn open(visitor: &Visitor, log: &mut Log) -> Result<Login> {
     Ok(Login::Jailed { session, house })
 }
 
-fn guest(visitor: &Visitor, terms: Terms) -> Guest {
+fn guest(visitor: &Visitor, uid: u32, terms: Terms) -> Guest {
     Guest {
         service: visitor.service.clone(),
         from: visitor.from.clone(),
         pid: std::process::id(),
         since: now(),
+        uid,
         terms,
     }
 }
@@ -99,6 +100,9 @@ fn knock(corner: &Corner, guest: &Guest) -> Result<Option<(Door, House)>> {
     match door.ask(&Request::Join(guest.clone()))? {
         Some(Answer::Welcome(house)) => Ok(Some((door, house))),
         Some(Answer::Closing) | None => Ok(None),
+        Some(Answer::Stranger { owner }) => {
+            Err(Error::Stranger { user: corner.user().to_string(), owner, uid: guest.uid })
+        }
         Some(other) => Err(Error::Door { user: corner.user().to_string(), answer: format!("{other:?}") }),
     }
 }

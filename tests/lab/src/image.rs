@@ -76,7 +76,7 @@ const HOST: &str = r#"
     echo lab > "$1/etc/hostname"
     : > "$1/etc/resolv.conf"
     printf '127.0.0.1 localhost\n127.0.1.1 lab\n' > "$1/etc/hosts"
-    mkdir -m 700 "$1/root/.ssh"
+    mkdir -p -m 700 "$1/root/.ssh"
     chroot "$1" ssh-keygen -q -t ed25519 -N '' -C lab -f /root/.ssh/id_ed25519
     chroot "$1" dropbearconvert openssh dropbear /root/.ssh/id_ed25519 /root/.ssh/id_dropbear
     cat > "$1/root/.ssh/config" <<END
