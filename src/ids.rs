@@ -137,6 +137,36 @@ impl Registry {
     /// # Errors
     /// [`Error::IdRange`] if the range is too small, overlaps another's, or the registry is damaged; [`Error::BadId`].
     pub fn ranges(&self, user: &Username, account: &Account, ids: &Ids) -> Result<Ranges> {
+        // One at a time: two first logins must not be given one range.
+        let _lock = runtime::lock_file(&self.lock)?;
+        let known = self.known(user, account)?;
+        if let Some(ranges) = known.ranges {
+            self.alone(user, account, ranges, &known)?;
+            if !known.recorded {
+                self.keep(user, &Owner { uid: account.uid, pool: None })?;
+            }
+            return Ok(ranges);
+        }
+        let first = self.free(user, account.uid, ids, &known)?;
+        let ranges = Ranges { uid: first, gid: first };
+        self.alone(user, account, ranges, &known)?;
+        self.keep(user, &Owner { uid: account.uid, pool: Some(first) })?;
+        Ok(ranges)
+    }
+
+    /// The user's ranges as a login would find them; `None` if the pool would give one. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Registry::ranges`].
+    pub fn foresee(&self, user: &Username, account: &Account) -> Result<Option<Ranges>> {
+        let known = self.known(user, account)?;
+        if let Some(ranges) = known.ranges {
+            self.alone(user, account, ranges, &known)?;
+        }
+        Ok(known.ranges)
+    }
+
+    fn known(&self, user: &Username, account: &Account) -> Result<Known> {
         if account.uid == OVERFLOW {
             return Err(Error::BadId {
                 user: user.to_string(),
@@ -145,36 +175,24 @@ impl Registry {
                 why: "it is the kernel's overflow id",
             });
         }
-        // One at a time: two first logins must not be given one range.
-        let _lock = runtime::lock_file(&self.lock)?;
-        let kept = self.kept(user)?;
-        if let Some(owner) = &kept {
-            if owner.uid != account.uid {
-                return Err(Error::Unfit {
-                    path: self.record(user),
-                    why: format!(
-                        "the upper of {user} belongs to uid {}, but {user} has uid {} now; \
-                         if this is the same person, correct the uid in this file, else move the upper away and remove this file",
-                        owner.uid, account.uid
-                    ),
-                });
-            }
+        let kept = read_owner(&self.record(user))?;
+        if let Some(owner) = kept.as_ref().filter(|owner| owner.uid != account.uid) {
+            return Err(Error::Unfit {
+                path: self.record(user),
+                why: format!(
+                    "the upper of {user} belongs to uid {}, but {user} has uid {} now; \
+                     if this is the same person, correct the uid in this file, \
+                     else move the upper away and remove this file",
+                    owner.uid, account.uid
+                ),
+            });
         }
         let uids = subids(&self.subuid, user, account.uid)?;
         let gids = subids(&self.subgid, user, account.uid)?;
         let ranges = match (uids.own, gids.own) {
-            (Some(uid), Some(gid)) => {
-                if kept.is_none() {
-                    self.keep(user, &Owner { uid: account.uid, pool: None })?;
-                }
-                Ranges { uid: uid.first, gid: gid.first }
-            }
+            (Some(uid), Some(gid)) => Some(Ranges { uid: uid.first, gid: gid.first }),
             (None, None) => {
-                let first = match kept.as_ref().and_then(|owner| owner.pool) {
-                    Some(first) => first,
-                    None => self.allot(user, account.uid, ids, &uids.others, &gids.others)?,
-                };
-                Ranges { uid: first, gid: first }
+                kept.as_ref().and_then(|owner| owner.pool).map(|first| Ranges { uid: first, gid: first })
             }
             (uid, _) => {
                 let (has, lacks) =
@@ -186,25 +204,17 @@ impl Registry {
                 )));
             }
         };
-        self.alone(user, account, Sub { first: ranges.uid, count: COUNT }, &uids.others, &self.subuid)?;
-        self.alone(user, account, Sub { first: ranges.gid, count: COUNT }, &gids.others, &self.subgid)?;
-        Ok(ranges)
-    }
-
-    /// The range that was given from the pool and the uid on record, for `ojail check`.
-    ///
-    /// # Errors
-    /// [`Error::Unfit`] if the record is damaged.
-    pub fn known_uid(&self, user: &Username) -> Result<Option<u32>> {
-        Ok(self.kept(user)?.map(|owner| owner.uid))
+        Ok(Known {
+            ranges,
+            recorded: kept.is_some(),
+            uids: uids.others,
+            gids: gids.others,
+            pool: self.pool(user)?,
+        })
     }
 
     fn record(&self, user: &Username) -> PathBuf {
         self.users.join(format!("{user}.toml"))
-    }
-
-    fn kept(&self, user: &Username) -> Result<Option<Owner>> {
-        read_owner(&self.record(user))
     }
 
     /// Writes the record so that a crash leaves the old or the new, never a part.
@@ -251,87 +261,86 @@ impl Registry {
         Ok(owners)
     }
 
-    /// Gives the first free range of the pool, and keeps that it did.
-    fn allot(&self, user: &Username, uid: u32, ids: &Ids, uids: &[Named], gids: &[Named]) -> Result<u32> {
-        let owners = self.pool(user)?;
-        let taken: Vec<Sub> = owners
-            .iter()
-            .filter_map(|(_, owner)| owner.pool)
-            .map(|first| Sub { first, count: COUNT })
-            .chain(uids.iter().chain(gids).map(|other| other.range))
-            // Real uids of jailed users, when a directory service gives them from within the pool.
-            .chain(owners.iter().map(|(_, owner)| Sub { first: owner.uid, count: 1 }))
-            .chain([Sub { first: uid, count: 1 }])
-            .collect();
+    /// The first free range of the pool.
+    fn free(&self, user: &Username, uid: u32, ids: &Ids, known: &Known) -> Result<u32> {
+        let pool =
+            known.pool.iter().filter_map(|(_, owner)| owner.pool).map(|first| Sub { first, count: COUNT });
+        // Real uids of jailed users, when a directory service gives them from within the pool.
+        let real =
+            known.pool.iter().map(|(_, owner)| owner.uid).chain([uid]).map(|first| Sub { first, count: 1 });
+        let others = known.uids.iter().chain(&known.gids).map(|other| other.range);
+        let taken: Vec<Sub> = pool.chain(real).chain(others).collect();
         let mut first = ids.first;
         while u64::from(first) + u64::from(COUNT) - 1 <= u64::from(ids.last) {
             let range = Sub { first, count: COUNT };
-            match taken.iter().find(|other| other.overlaps(range)) {
-                None => {
-                    self.keep(user, &Owner { uid, pool: Some(first) })?;
-                    return Ok(first);
-                }
-                // On to the first range, counted from the pool's start, behind the one in the way.
-                Some(other) => {
-                    let past = u64::from(other.first) + u64::from(other.count) - u64::from(ids.first);
-                    let next = u64::from(ids.first) + past.div_ceil(u64::from(COUNT)) * u64::from(COUNT);
-                    first = u32::try_from(next).unwrap_or(u32::MAX);
-                }
-            }
+            let Some(other) = taken.iter().find(|other| other.overlaps(range)) else { return Ok(first) };
+            // On to the first range, counted from the pool's start, behind the one in the way.
+            let past = u64::from(other.first) + u64::from(other.count) - u64::from(ids.first);
+            let next = u64::from(ids.first) + past.div_ceil(u64::from(COUNT)) * u64::from(COUNT);
+            first = u32::try_from(next).unwrap_or(u32::MAX);
         }
         Err(Error::IdRange(format!(
-            "the pool of ids from {} to {} is used up; raise ids.last in {}",
+            "the pool of ids from {} to {} is used up, so {user} gets none; raise ids.last in {}",
             ids.first,
             ids.last,
             paths::CONFIG
         )))
     }
 
-    /// Nobody else may own an id of the range: not another's subordinate range, not the pool's, not a real user.
-    fn alone(
-        &self,
-        user: &Username,
-        account: &Account,
-        range: Sub,
-        others: &[Named],
-        file: &Path,
-    ) -> Result<()> {
-        if range.first < COUNT {
-            return Err(Error::IdRange(format!(
-                "{}: the range of {user} starts at {}, among the host's own ids; it must start at {COUNT} or above",
-                file.display(),
-                range.first
-            )));
-        }
-        if let Some(other) = others.iter().find(|other| other.range.overlaps(range)) {
-            return Err(Error::IdRange(format!(
-                "{}: the ranges of {user} and {} overlap at {}; give each a range of their own",
-                file.display(),
-                other.name,
-                range.first.max(other.range.first)
-            )));
-        }
-        for (name, owner) in self.pool(user)? {
-            if range.contains(owner.uid)
-                || owner.pool.is_some_and(|first| range.overlaps(Sub { first, count: COUNT }))
-            {
+    /// Nobody else may own an id of the ranges: not another's subordinate range, not the pool's, not a real user.
+    fn alone(&self, user: &Username, account: &Account, ranges: Ranges, known: &Known) -> Result<()> {
+        for (first, file, others) in
+            [(ranges.uid, &self.subuid, &known.uids), (ranges.gid, &self.subgid, &known.gids)]
+        {
+            let range = Sub { first, count: COUNT };
+            if first < COUNT {
                 return Err(Error::IdRange(format!(
-                    "the range of {user} at {} overlaps the ids of {name} (see {}); give {user} another range in {}",
-                    range.first,
-                    self.users.display(),
+                    "{}: the range of {user} starts at {first}, among the host's own ids; \
+                     it must start at {COUNT} or above",
                     file.display()
                 )));
             }
-            if owner.pool.is_some_and(|first| Sub { first, count: COUNT }.contains(account.uid)) {
+            if let Some(other) = others.iter().find(|other| other.range.overlaps(range)) {
                 return Err(Error::IdRange(format!(
-                    "the uid {} of {user} lies in the range that {name} was given; move the pool with ids.first in {}",
-                    account.uid,
-                    paths::CONFIG
+                    "{}: the ranges of {user} and {} overlap at {}; give each a range of their own",
+                    file.display(),
+                    other.name,
+                    first.max(other.range.first)
                 )));
+            }
+            for (name, owner) in &known.pool {
+                let given = owner.pool.map(|first| Sub { first, count: COUNT });
+                if range.contains(owner.uid) || given.is_some_and(|given| range.overlaps(given)) {
+                    return Err(Error::IdRange(format!(
+                        "the range of {user} at {first} overlaps the ids of {name} (see {}); \
+                         give {user} another range in {}",
+                        self.users.display(),
+                        file.display()
+                    )));
+                }
+                if given.is_some_and(|given| given.contains(account.uid)) {
+                    return Err(Error::IdRange(format!(
+                        "the uid {} of {user} lies in the range that {name} was given; move the pool with ids.first in {}",
+                        account.uid,
+                        paths::CONFIG
+                    )));
+                }
             }
         }
         Ok(())
     }
+}
+
+/// What is on record before anything is given.
+struct Known {
+    ranges: Option<Ranges>,
+    /// Whether the user's own record is there.
+    recorded: bool,
+    /// Subordinate ranges of others.
+    uids: Vec<Named>,
+    gids: Vec<Named>,
+    /// What others were given from the pool.
+    pool: Vec<(String, Owner)>,
 }
 
 fn read_owner(path: &Path) -> Result<Option<Owner>> {

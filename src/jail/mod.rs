@@ -6,7 +6,7 @@
 //! * [`raise`]: `ojail-init` makes the jail, of [`mounts`] on a [`tree`]; [`furnish`] puts the account lines and the like into it.
 //! * [`life`]: what the jail's PID 1 does afterwards; [`door`] is how others talk to it.
 //! * [`join`] and [`confine`]: what the login process does to itself.
-//! * [`end`]: stopping a jail from outside.
+//! * [`end`]: stopping a jail from outside. [`probe`]: whether one can be raised here at all.
 
 pub mod confine;
 pub mod door;
@@ -17,6 +17,7 @@ pub mod life;
 pub mod login;
 mod mounts;
 pub mod plan;
+pub mod probe;
 pub mod raise;
 pub mod start;
 mod tree;

@@ -133,6 +133,42 @@ pub fn make(config: &Config, profile: &Profile, account: &Account) -> Result<Pla
     })
 }
 
+/// A read-only jail of this profile for nobody in particular, to see whether it can be raised. Nothing is given to
+/// anybody, and nothing changes on disk.
+///
+/// # Errors
+/// As [`make`], as far as they do not depend on a user.
+pub(super) fn of_nobody(config: &Config, profile: &Profile) -> Result<Plan> {
+    // In a /run of its own, so that a user of this name would not be disturbed either.
+    let user = Username::parse("0jail.check")?;
+    let id = 65_533;
+    let first = config.ids.first;
+    Ok(Plan {
+        uid: id,
+        gid: id,
+        gecos: String::new(),
+        home: "/home/0jail.check".into(),
+        home_from: Home::Jail,
+        shell: "/bin/sh".into(),
+        profile_shell: None,
+        profile: profile.name.clone(),
+        layers: layers::resolve(&config.storage, &profile.layers)?,
+        upper: None,
+        uid_map: ids::map(first, &[id]),
+        gid_map: ids::map(first, &[id]),
+        groups: vec![Membership { name: user.to_string(), gid: id }],
+        root: profile.root,
+        network: profile.network,
+        binds: profile.binds.clone(),
+        linger: false,
+        keep_warm: 0,
+        host: "localhost".into(),
+        resolv_conf: None,
+        terms: Terms(0),
+        user,
+    })
+}
+
 impl Plan {
     /// The user's `XDG_RUNTIME_DIR`, at the place where everybody looks for it.
     #[must_use]

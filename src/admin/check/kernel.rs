@@ -1,0 +1,29 @@
+//! Can this kernel, with these file systems, raise such jails? Found out by doing it.
+
+use super::{Report, Setting};
+use crate::jail::probe;
+
+const SUBJECT: &str = "kernel";
+
+pub(super) fn check(report: &mut Report, setting: &Setting) {
+    let Some(config) = &setting.config else { return };
+    if !setting.root {
+        report.needs_root(SUBJECT, "whether a jail can be raised");
+        return;
+    }
+    let limit = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    if limit.trim() == "0" {
+        report.error(
+            SUBJECT,
+            "user namespaces are switched off (user.max_user_namespaces = 0)",
+            "sysctl -w user.max_user_namespaces=100000, and the same in /etc/sysctl.d",
+        );
+        return;
+    }
+    for profile in config.profiles.values() {
+        match probe::raise(config, profile) {
+            Ok(()) => report.ok(SUBJECT, format!("raised and ended a jail of profile {}", profile.name)),
+            Err(e) => report.fault(SUBJECT, &e),
+        }
+    }
+}
