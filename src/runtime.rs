@@ -102,6 +102,26 @@ impl Corner {
         Ok(file)
     }
 
+    /// Makes the porch ready for a new jail, or for none: root's own, and without a door that a killed PID 1 left. The
+    /// caller holds the lock, and no jail is running.
+    ///
+    /// # Errors
+    /// [`Error::Act`], [`Error::Unfit`].
+    pub fn sweep(&self) -> Result<()> {
+        let porch = self.porch();
+        match fs::symlink_metadata(&porch) {
+            // What an ended jail owned is root's again, until the next one takes it over.
+            Ok(meta) if meta.uid() != 0 => {
+                std::os::unix::fs::lchown(&porch, Some(0), None).act("take back", &porch)?
+            }
+            _ => private_dir(&porch)?,
+        }
+        match fs::remove_file(self.door()) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed.act("remove", &self.door()),
+        }
+    }
+
     /// Waits until nothing of the jail is left.
     ///
     /// # Errors

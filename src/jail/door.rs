@@ -108,10 +108,6 @@ pub(super) fn now() -> u64 {
 /// # Errors
 /// What bind(2) says.
 pub fn hang(path: &Path) -> io::Result<OwnedFd> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        removed => removed?,
-    }
     let socket = seqpacket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
@@ -156,6 +152,19 @@ impl Door {
         }
         let peer = sockopt::socket_peercred(&socket).act("ask who listens at", &path)?;
         Ok(Some(Self { user: corner.user().to_string(), socket, init: peer.pid }))
+    }
+
+    /// Says something to which there is no answer.
+    ///
+    /// # Errors
+    /// [`Error::Act`]. That PID 1 has gone meanwhile is none.
+    pub fn tell(&self, request: &Request) -> Result<()> {
+        match say(&self.socket, request) {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+                Err(e).act("talk to PID 1 of the jail of", self.user.as_str())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Says something and waits for the answer. `None` if the jail ended meanwhile.

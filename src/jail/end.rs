@@ -25,7 +25,7 @@ pub fn end(corner: &Corner) -> Result<bool> {
     };
     let init = door.init()?;
     let namespace = user_namespace(door.pid()).act("examine", "the user namespace of the jail")?;
-    door.ask(&Request::Stop)?;
+    door.tell(&Request::Stop)?;
     if !door.wait_for_end(PATIENCE)? {
         // It did not listen (or was stopped). The kernel ends every process of the namespace with its PID 1.
         let _ = pidfd_send_signal(&init, Signal::KILL);
@@ -38,6 +38,8 @@ pub fn end(corner: &Corner) -> Result<bool> {
             return Err(still(corner));
         }
     }
+    // A PID 1 that had to be killed could not take its door away.
+    corner.sweep()?;
     Ok(true)
 }
 

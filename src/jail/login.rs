@@ -121,7 +121,7 @@ fn raised(
     if let Some(welcome) = knock(corner, guest)? {
         return Ok(welcome);
     }
-    start::sweep_porch(corner)?;
+    corner.sweep()?;
     // Nothing of the last jail is mounted any more, and nobody else can raise: one upper, one overlay.
     let alive = corner.claim()?;
     let plan = plan::make(config, profile, account)?;

@@ -58,11 +58,12 @@ fn try_it(config: &Config, profile: &Profile) -> Result<()> {
 
     let corner = Corner::of(&plan.user);
     let _lock = corner.lock()?;
-    start::sweep_porch(&corner)?;
+    corner.sweep()?;
     start::start(&plan, corner.claim()?)?;
     let door = Door::knock(&corner)?.ok_or_else(|| Error::NotRunning { user: plan.user.to_string() })?;
     let mapped = if profile.writable { storage(config, door.pid()) } else { Ok(()) };
-    door.ask(&Request::Stop)?;
+    door.tell(&Request::Stop)?;
+    door.wait_for_end(std::time::Duration::from_secs(5))?;
     mapped
 }
 

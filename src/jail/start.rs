@@ -2,10 +2,9 @@
 //!
 //! Runs in the login process or in `ojail`, as host root.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -14,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::Plan;
 use crate::error::{Act, Error, Result};
+use crate::paths;
 use crate::runtime::Corner;
-use crate::{paths, runtime};
 
 /// How long the caller waits for `ojail-init`. It takes milliseconds, unless a disk or a network home is slow.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -53,11 +52,15 @@ pub fn start(plan: &Plan, alive: File) -> Result<()> {
         let _ = init.kill();
     }
     let _ = init.wait();
-    match outcome.act("hear from", &program)? {
-        Some(Outcome::Ready) => Ok(()),
-        Some(Outcome::Failed(why)) => Err(Error::NotRaised(why)),
-        None => Err(Error::NotRaised(format!("{program} ended without a word"))),
-    }
+    let why = match outcome.act("hear from", &program) {
+        Ok(Some(Outcome::Ready)) => return Ok(()),
+        Ok(Some(Outcome::Failed(why))) => Error::NotRaised(why),
+        Ok(None) => Error::NotRaised(format!("{program} ended without a word")),
+        Err(error) => error,
+    };
+    // A door may have been hung that was never opened.
+    Corner::of(&plan.user).sweep()?;
+    Err(why)
 }
 
 fn converse(mut socket: &UnixStream, plan: &Plan) -> io::Result<Option<Outcome>> {
@@ -68,22 +71,4 @@ fn converse(mut socket: &UnixStream, plan: &Plan) -> io::Result<Option<Outcome>>
     let mut line = String::new();
     BufReader::new(socket).read_line(&mut line)?;
     Ok(serde_json::from_str(&line).ok())
-}
-
-/// Prepares the corner of `/run/ojail` in which the jail will hang its door.
-///
-/// # Errors
-/// [`Error::Act`].
-pub fn sweep_porch(corner: &Corner) -> Result<()> {
-    let porch = corner.porch();
-    match fs::symlink_metadata(&porch) {
-        // What an ended jail owned is root's again, until the next one takes it over.
-        Ok(meta) if meta.is_dir() => {
-            if meta.uid() != 0 {
-                std::os::unix::fs::lchown(&porch, Some(0), None).act("take back", &porch)?;
-            }
-            Ok(())
-        }
-        _ => runtime::private_dir(&porch),
-    }
 }
