@@ -16,15 +16,23 @@ export OJAIL_PREFIX := $(PREFIX)
 help:
 	@sed -n 's/^## //p' Makefile
 
+# The last two are static, and at a fixed address: PID 1 of a jail then has no relocations of its own to keep in memory.
+# With --target the flags do not reach build scripts and procedural macros, which cannot be static.
 ## make build      the programs, optimised: ojail, pam_ojail.so, and static ojail-init and ojail-shell
 build: needs
 	$(CARGO) build --release --locked -p ojail
 	$(CARGO) build --release --locked -p pam_ojail
-	# Static, and at a fixed address: PID 1 of a jail then has no relocations of its own to keep in memory.
-	# With --target the flags do not reach build scripts and procedural macros, which cannot be static.
 	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
 	  $(CARGO) build --release --locked -p ojail-shell --target $(HOST) --target-dir $(TARGET)/static
 	@echo '$(PREFIX)' > $(TARGET)/release/ojail.prefix
+
+## make demo       what ojail is, over a real sshd in a throw-away host (as root)
+demo: build
+	@$(CARGO) run --release --locked --quiet -p lab --bin demo
+
+## make bench      what it costs, as a table (as root)
+bench: build
+	@$(CARGO) run --release --locked --quiet -p lab --bin bench
 
 ## make test       unit tests; as root also the integration tests, in throw-away hosts (needs root for those)
 test: needs build

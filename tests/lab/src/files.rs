@@ -31,8 +31,18 @@ pub(crate) fn directory(variable: &str, name: &str) -> PathBuf {
     path
 }
 
+/// Makes the directory and those above it, for everybody to read whatever the umask.
 pub(crate) fn make_directory(path: &Path) {
-    fs::create_dir_all(path).unwrap_or_else(|error| panic!("cannot make {}: {error}", path.display()));
+    if path.is_dir() {
+        return;
+    }
+    make_directory(path.parent().expect("the root is a directory"));
+    match fs::create_dir(path) {
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+            .expect("a directory of our own takes a mode"),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => panic!("cannot make {}: {error}", path.display()),
+    }
 }
 
 pub(crate) fn write(path: &Path, content: impl AsRef<[u8]>) {

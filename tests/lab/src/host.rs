@@ -14,7 +14,7 @@ use rustix::thread::UnshareFlags;
 
 use crate::files;
 use crate::image;
-use crate::namespaces::{self, Namespaces};
+use crate::namespaces::{self, Namespaces, start_afresh};
 use crate::root;
 use crate::run::Run;
 use crate::rundir::RunDir;
@@ -248,12 +248,12 @@ impl Pid1 {
     fn spawn(setup: &Setup, tree: &Path, run: &RunDir) -> Self {
         let words = run.path().join("pid-1.log");
         let errors = File::create(&words).expect("the host's directory is ours");
-        let namespaces =
-            UnshareFlags::NEWPID | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC | UnshareFlags::NEWNET;
-        let child = namespaces::in_new(namespaces, || {
+        let others = UnshareFlags::NEWUTS | UnshareFlags::NEWIPC | UnshareFlags::NEWNET;
+        let child = namespaces::in_new(others, || {
             sethostname(b"lab").expect("a new UTS namespace takes a name");
             root::raise(setup, tree, run);
-            Command::new("/bin/sh")
+            namespaces::next_is_pid_1();
+            start_afresh(&mut Command::new("/bin/sh"))
                 .args(["-c", PID_1])
                 .env_clear()
                 .env("PATH", "/usr/sbin:/usr/bin")

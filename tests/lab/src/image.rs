@@ -7,9 +7,9 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
-use rustix::mount::MountFlags;
+use rustix::mount::{MountFlags, mount_bind};
 use rustix::thread::UnshareFlags;
 
 use crate::files::{self, say};
@@ -39,11 +39,23 @@ enum Recipe {
     },
 }
 
+impl Recipe {
+    /// What must be there first.
+    fn below(&self) -> Option<&'static str> {
+        match self {
+            Self::Debian { .. } => None,
+            Self::Layer { on: below, .. } | Self::Erofs { of: below } | Self::Squashfs { of: below } => {
+                Some(below)
+            }
+        }
+    }
+}
+
 const RECIPES: [(&str, Recipe); 6] = [
     (
         "host",
         Recipe::Debian {
-            packages: "openssh-server openssh-client openssh-sftp-server sudo cron login passwd pamtester \
+            packages: "openssh-server openssh-client openssh-sftp-server sudo e2fsprogs cron login passwd pamtester \
                        dropbear-bin rsync git netcat-openbsd socat iproute2 procps libpam-modules libpam-runtime \
                        util-linux mount strace uidmap bubblewrap python3-minimal",
             finish: HOST,
@@ -100,19 +112,25 @@ const INSTALL: &str = r#"
     find /var/lib/apt/lists /var/cache/apt -type f ! -name lock -delete
 "#;
 
+/// How much of a log explains a failure.
+const SHOWN_LINES: usize = 30;
+
 /// The tree, layer or packed image of that name: `host`, `debian`, `nginx`, `tools`, `debian.erofs` or
 /// `debian.squashfs`. Built first if need be, which takes some seconds and the network.
 pub fn tree(name: &str) -> PathBuf {
     let suite = suite();
     let path = files::directory("OJAIL_LAB_CACHE", "").join(&suite).join(name);
     let made_of = beside(&path, "made-of");
-    let recipe = key(&suite, name);
-    let is_fresh = || fs::read_to_string(&made_of).is_ok_and(|was| was == recipe);
+    let key = key(&suite, name);
+    let is_fresh = || fs::read_to_string(&made_of).is_ok_and(|was| was == key);
     if is_fresh() {
         return path;
     }
 
     files::make_directory(path.parent().expect("the suite's directory is above"));
+    if let Some(below) = recipe(name).below() {
+        tree(below);
+    }
     let _building = files::lock(&beside(&path, "lock"));
     // Somebody else may have built it while this process waited.
     if is_fresh() {
@@ -120,11 +138,12 @@ pub fn tree(name: &str) -> PathBuf {
     }
     let new = beside(&path, "new");
     remove(&new);
-    Build { suite: &suite, name, path: &new, log: beside(&path, "log") }.run();
+    say(&format!("lab: building {name} ({suite}), once …"));
+    Build { suite: &suite, path: &new, log: beside(&path, "log") }.run(recipe(name));
     let _ = fs::remove_file(&made_of);
     remove(&path);
     fs::rename(&new, &path).expect("both names are in one directory");
-    files::write(&made_of, recipe);
+    files::write(&made_of, key);
     path
 }
 
@@ -145,12 +164,9 @@ fn recipe(name: &str) -> &'static Recipe {
 /// Everything that decides what comes out.
 fn key(suite: &str, name: &str) -> String {
     let recipe = recipe(name);
-    let below = match recipe {
-        Recipe::Debian { .. } => format!("{suite}\n"),
-        Recipe::Layer { on, .. } => format!("{}{INSTALL}\n", key(suite, on)),
-        Recipe::Erofs { of } | Recipe::Squashfs { of } => key(suite, of),
-    };
-    format!("{below}{recipe:?}\n")
+    let below = recipe.below().map(|below| key(suite, below));
+    let install = if matches!(recipe, Recipe::Layer { .. }) { INSTALL } else { "" };
+    format!("{}{recipe:?}{install}\n", below.unwrap_or_else(|| format!("{suite}\n")))
 }
 
 /// `path.end`, also where the path has a dot already.
@@ -166,101 +182,88 @@ fn remove(path: &Path) {
     assert!(status.is_ok_and(|status| status.success()), "cannot remove {}", path.display());
 }
 
+/// One thing under way, and where what its tools print goes.
 struct Build<'a> {
     suite: &'a str,
-    name: &'a str,
     path: &'a Path,
     log: PathBuf,
 }
 
 impl Build<'_> {
-    fn run(&self) {
-        // Before the lower tree is built, which says so itself.
-        let below = match recipe(self.name) {
-            Recipe::Debian { .. } => None,
-            Recipe::Layer { on: below, .. }
-            | Recipe::Erofs { of: below }
-            | Recipe::Squashfs { of: below } => Some(tree(below)),
-        };
-        say(&format!("lab: building {} ({}), once …", self.name, self.suite));
-        let log = File::create(&self.log).expect("the cache can be written");
-        let below = below.as_deref();
-        match (recipe(self.name), below) {
-            (Recipe::Debian { packages, finish }, _) => self.debian(packages, finish, &log),
-            (Recipe::Layer { packages, .. }, Some(below)) => self.layer(below, packages, &log),
-            (Recipe::Erofs { .. }, Some(below)) => {
-                // Clusters of 64 KiB pack twice as tight as the default.
-                let mut mkfs = Command::new("mkfs.erofs");
-                self.call(mkfs.args(["-zlz4hc", "-C65536"]).arg(self.path).arg(below), &log);
+    fn run(&self, recipe: &Recipe) {
+        files::write(&self.log, "");
+        match recipe {
+            Recipe::Debian { packages, finish } => self.debian(packages, finish),
+            Recipe::Layer { on, packages } => self.layer(&tree(on), packages),
+            // Clusters of 64 KiB pack much tighter than the default of one page.
+            Recipe::Erofs { of } => {
+                self.call(
+                    Command::new("mkfs.erofs").args(["-zlz4hc", "-C65536"]).arg(self.path).arg(tree(of)),
+                );
             }
-            (Recipe::Squashfs { .. }, Some(below)) => {
-                let mut mksquashfs = Command::new("mksquashfs");
-                self.call(mksquashfs.arg(below).arg(self.path).args(["-comp", "zstd", "-no-progress"]), &log);
+            Recipe::Squashfs { of } => {
+                self.call(Command::new("mksquashfs").arg(tree(of)).arg(self.path).args(["-comp", "zstd"]));
             }
-            (_, None) => unreachable!("only a whole Debian stands on nothing"),
         }
     }
 
-    fn debian(&self, packages: &str, finish: &str, log: &File) {
+    fn debian(&self, packages: &str, finish: &str) {
         let packages = packages.split_whitespace().collect::<Vec<_>>().join(",");
-        let mut mmdebstrap = Command::new("mmdebstrap");
-        mmdebstrap.args(["--variant=minbase", &format!("--include={packages}")]);
-        self.call(mmdebstrap.arg(self.suite).arg(self.path), log);
-        let mut sh = Command::new("/bin/sh");
-        self.call(sh.args(["-e", "-c", finish, "sh"]).arg(self.path), log);
+        let include = format!("--include={packages}");
+        self.call(
+            Command::new("mmdebstrap").args(["--variant=minbase", &include, self.suite]).arg(self.path),
+        );
+        self.call(Command::new("/bin/sh").args(["-e", "-c", finish, "sh"]).arg(self.path));
     }
 
-    /// In a temporary overlay, whose upper becomes the layer. With `userxattr`, because jails mount it so:
-    /// another kind of overlay would not understand the marks in it.
-    fn layer(&self, below: &Path, packages: &str, log: &File) {
-        let work = beside(self.path, "work");
-        let root = beside(self.path, "root");
-        remove(&work);
-        for path in [self.path, &work, &root] {
-            files::make_directory(path);
+    /// Installs into an overlay, and keeps its upper.
+    fn layer(&self, lower: &Path, packages: &str) {
+        let scratch = beside(self.path, "scratch");
+        let [root, work] = ["root", "work"].map(|name| scratch.join(name));
+        for directory in [self.path, &root, &work] {
+            files::make_directory(directory);
         }
-        let mut install = Command::new("chroot");
-        install.arg(&root).args(["/bin/sh", "-c", INSTALL, "sh"]).args(packages.split_whitespace());
-        install
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("DEBIAN_FRONTEND", "noninteractive");
-        namespaces::in_new(UnshareFlags::NEWPID | UnshareFlags::NEWIPC, || {
+        namespaces::in_new(UnshareFlags::NEWIPC, || {
+            // Jails mount with userxattr too, and would not understand marks that are root's only.
             let options = format!(
                 "lowerdir={},upperdir={},workdir={},userxattr",
-                below.display(),
+                lower.display(),
                 self.path.display(),
                 work.display()
             );
             mount_at("overlay", &root, "overlay", MountFlags::empty(), &options);
-            // The machine's resolver, for as long as packages are fetched; it is no part of the layer.
-            mount_bind(Path::new("/etc/resolv.conf"), &root.join("etc/resolv.conf"));
-            self.call(&mut install, log);
+            // What lands here is not of the layer.
+            for name in ["run", "tmp"] {
+                mount_at("tmpfs", &root.join(name), "tmpfs", MountFlags::empty(), "");
+            }
+            mount_bind("/etc/resolv.conf", root.join("etc/resolv.conf")).expect("the tree has a resolv.conf");
+            // So that a daemon which starts all the same ends with the installation.
+            namespaces::next_is_pid_1();
+            self.call(
+                Command::new("chroot")
+                    .arg(&root)
+                    .args(["/bin/sh", "-c", INSTALL, "sh"])
+                    .args(packages.split_whitespace())
+                    .env("DEBIAN_FRONTEND", "noninteractive"),
+            );
         });
-        remove(&work);
-        remove(&root);
+        remove(&scratch);
     }
 
-    /// Runs a tool whose words go to the log, of which the end is shown if it fails.
-    fn call(&self, tool: &mut Command, log: &File) {
-        let stream = || log.try_clone().expect("a descriptor can be copied");
-        let name = tool.get_program().to_string_lossy().into_owned();
-        let status = tool.stdin(Stdio::null()).stdout(stream()).stderr(stream()).status();
-        let status =
-            status.unwrap_or_else(|error| panic!("cannot run {name}: {error}; see tests/lab/install-needs"));
-        if !status.success() {
-            let said = fs::read_to_string(&self.log).unwrap_or_default();
-            let lines: Vec<&str> = said.lines().collect();
-            let end = lines[lines.len().saturating_sub(25)..].join("\n");
-            panic!("{name} failed ({status}) for {}; the end of {}:\n{end}", self.name, self.log.display());
+    fn call(&self, command: &mut Command) {
+        let open = || File::options().append(true).open(&self.log).expect("the cache can be written");
+        let status = command.stdin(Stdio::null()).stdout(open()).stderr(open()).status();
+        if status.as_ref().is_ok_and(ExitStatus::success) {
+            return;
         }
+        let tool = command.get_program().to_string_lossy().into_owned();
+        let what = match status {
+            Ok(status) => format!("{tool} failed ({status})"),
+            Err(error) => format!("cannot run {tool} ({error}), see tests/lab/install-needs"),
+        };
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines = log.lines().collect::<Vec<_>>();
+        let tail = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n");
+        panic!("{what}; the end of {}:\n{tail}", self.log.display());
     }
-}
-
-fn mount_bind(source: &Path, target: &Path) {
-    if !target.exists() {
-        return;
-    }
-    rustix::mount::mount_bind(source, target)
-        .unwrap_or_else(|error| panic!("cannot bind {} to {}: {error}", source.display(), target.display()));
 }

@@ -5,19 +5,21 @@
 //! namespaces, and entered later by a short-lived thread that joins them. The threads of the test
 //! itself stay where they are.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::panic::resume_unwind;
-use std::process::Child;
+use std::process::{Child, Command};
 use std::thread;
 
+use rustix::fs::Mode;
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid, umask};
 use rustix::thread::{
     ThreadNameSpaceType as Kind, UnshareFlags, move_into_thread_name_spaces, unshare_unsafe,
 };
 
 /// Runs `act` on a thread with a new mount namespace, cut off from the machine's, and the others named.
-/// Of a new PID namespace, the first process that `act` spawns is PID 1.
 pub(crate) fn in_new<T: Send>(others: UnshareFlags, act: impl FnOnce() -> T + Send) -> T {
     on_a_thread(|| {
         unshare(UnshareFlags::NEWNS | others);
@@ -25,6 +27,12 @@ pub(crate) fn in_new<T: Send>(others: UnshareFlags, act: impl FnOnce() -> T + Se
             .expect("a new mount namespace can be made private");
         act()
     })
+}
+
+/// The next process that this thread spawns is PID 1 of a new PID namespace. When that one has ended, the
+/// thread can spawn no more, so whatever helps to prepare must run before.
+pub(crate) fn next_is_pid_1() {
+    unshare(UnshareFlags::NEWPID);
 }
 
 /// The namespaces of a running host, held by its PID 1.
@@ -54,6 +62,22 @@ impl Namespaces {
             act()
         })
     }
+}
+
+/// Lets a process of a host take nothing along from the test: no terminal, no umask, no descriptors but its
+/// standard ones. It leads a session and a process group of its own.
+pub(crate) fn start_afresh(command: &mut Command) -> &mut Command {
+    let afresh = || {
+        setsid()?;
+        umask(Mode::WGRP | Mode::WOTH);
+        // Not closed now, for the standard library still needs one of them to report a failed exec.
+        // SAFETY: takes three numbers, and touches no memory.
+        let done =
+            unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; these are bare system calls.
+    unsafe { command.pre_exec(afresh) }
 }
 
 fn unshare(what: UnshareFlags) {

@@ -5,18 +5,17 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, setsid};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use crate::namespaces::Namespaces;
+use crate::namespaces::{Namespaces, start_afresh};
 
 const BOUND: Duration = Duration::from_secs(30);
 
@@ -135,9 +134,7 @@ impl<'h> Run<'h> {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        // SAFETY: setsid is async-signal-safe. It keeps commands away from the terminal of whoever runs the
-        // tests, and makes one group of them that can be killed.
-        unsafe { command.pre_exec(|| setsid().map(drop).map_err(io::Error::from)) };
+        start_afresh(&mut command);
 
         let started = Instant::now();
         let mut child = self

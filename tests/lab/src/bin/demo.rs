@@ -1,0 +1,245 @@
+//! `make demo`: what ojail is, shown over a real sshd in a throw-away host, and verified step by step.
+//!
+//! Every line that it prints was printed by the real thing. A step that does not show what it must ends the demo with
+//! status 1. With a terminal the host stays up for a while, to be logged in to.
+
+use std::io::{IsTerminal, Write, stdin, stdout};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lab::{Host, Output, Run, User};
+
+const CONFIG: &str = r#"[profiles.debian]
+layers = ["debian"]
+
+[profiles.nginx]
+layers  = ["nginx", "debian"]  # topmost first
+root    = true                 # sudo inside; nobody outside
+network = "none"               # a loopback of its own, and nothing else
+
+[[rules]]
+user = ["nginx1", "nginx2"]
+profile = "nginx"
+
+[[rules]]
+group = "jailed"
+profile = "debian"
+"#;
+
+fn main() -> ExitCode {
+    if let Err(reason) = lab::must::root() {
+        eprintln!("demo: {reason}; run `make demo` as root");
+        return ExitCode::FAILURE;
+    }
+    let mut demo = Demo { bold: stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(), step: 0 };
+    for layer in ["debian", "nginx", "host"] {
+        waiting(layer);
+    }
+    let since = Instant::now();
+    let host = lab::host()
+        .user(User::new("nginx1").shell("/usr/bin/ojail-shell"))
+        .user(User::new("nginx2").shell("/usr/bin/ojail-shell"))
+        .user(User::new("debian1").shell("/usr/bin/ojail-shell").groups(["jailed"]))
+        .layer("debian")
+        .layer("nginx")
+        .config(CONFIG)
+        .pam("sshd")
+        .pam("su")
+        .pam("login")
+        .pam("cron")
+        .start();
+    host.root("add-shell /usr/bin/ojail-shell").ok();
+    println!("A throw-away host with a stock sshd is up after {} ms.", since.elapsed().as_millis());
+
+    let shown = demo.show(&host);
+    let status = match shown {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("\ndemo: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if stdin().is_terminal() && stdout().is_terminal() {
+        demo.title("The host stays up. Log in from another terminal, as root of this machine:");
+        for user in ["nginx1", "nginx2", "debian1"] {
+            println!("  nsenter -at {} ssh {user}@127.0.0.1", host.pid());
+        }
+        println!("\nIts administrator: nsenter -at {} bash", host.pid());
+        print!("\nEnter ends it. ");
+        let _ = stdout().flush();
+        let _ = stdin().read_line(&mut String::new());
+    }
+    drop(host);
+    println!("\nThe host is gone, and nothing of it is left.");
+    status
+}
+
+/// Builds a tree, with a clock on a terminal: the first time takes half a minute.
+fn waiting(name: &str) {
+    let clock = stdout().is_terminal();
+    thread::scope(|scope| {
+        let builder = scope.spawn(|| lab::image::tree(name));
+        let since = Instant::now();
+        while !builder.is_finished() {
+            thread::sleep(Duration::from_millis(100));
+            if clock && since.elapsed() > Duration::from_secs(1) {
+                print!("\r  {name}: {} s ", since.elapsed().as_secs());
+                let _ = stdout().flush();
+            }
+        }
+        if clock {
+            print!("\r\x1b[K");
+        }
+    });
+}
+
+/// What must hold of a step's output, for the sentence when it does not.
+type Must<'a> = (&'a str, bool);
+
+struct Demo {
+    bold: bool,
+    step: u32,
+}
+
+impl Demo {
+    fn show(&mut self, host: &Host) -> Result<(), String> {
+        self.title("Three users, two profiles, one copy of each layer");
+        self.root(host, "cat /etc/ojail/ojail.toml", |text| ("the configuration", text.contains("nginx1")))?;
+        self.root(host, "ojail check", |text| ("a check without errors", text.contains("All is well")))?;
+
+        self.title("Each lands in a Debian of their own; two have nginx in theirs");
+        let list = "dpkg -l nginx-light | tail -1";
+        self.ssh(host, "nginx1", list, |text| ("nginx for nginx1", text.starts_with("ii  nginx-light")))?;
+        self.ssh(host, "nginx2", list, |text| ("nginx for nginx2", text.starts_with("ii  nginx-light")))?;
+        self.ssh(host, "debian1", "command -v nginx || echo no nginx here", |text| {
+            ("no nginx for debian1", text == "no nginx here")
+        })?;
+        self.ssh(host, "debian1", "id; ps ax", |text| {
+            ("a jail with its own processes", text.contains("ojail-init"))
+        })?;
+
+        self.title("nginx1 replaces a page; nginx2 does not see it");
+        let page = "/var/www/html/index.nginx-debian.html";
+        self.ssh(host, "nginx1", &format!("echo Hello from nginx1 | sudo tee {page}"), |text| {
+            ("the new page", text == "Hello from nginx1")
+        })?;
+        self.ssh(host, "nginx2", &format!("grep title {page}"), |text| {
+            ("the page of the layer", text.contains("Welcome to nginx"))
+        })?;
+
+        self.title("Only the change takes space");
+        let files = "find /srv/overlay/upperdirs -type f";
+        self.root(host, files, |text| {
+            ("the one file", text == format!("/srv/overlay/upperdirs/nginx1{page}"))
+        })?;
+        let sizes = "cd /srv/overlay && du -sh --total lowerdirs/* upperdirs/*";
+        self.root(host, sizes, |text| ("the sizes", text.contains("upperdirs/nginx2")))?;
+        println!("{}", one_by_one(host)?);
+
+        self.title("A deletion is a whiteout in the upper; the layer keeps the file");
+        self.ssh(host, "nginx2", &format!("sudo rm {page} && ls {page} || true"), |text| {
+            ("a file that is gone", text.is_empty())
+        })?;
+        self.root(host, &format!("ls -l /srv/overlay/upperdirs/nginx2{page}"), |text| {
+            ("a whiteout", text.starts_with('c'))
+        })?;
+
+        self.title("sftp, and a port forwarded into the jail");
+        let sftp = Self::run(host.sftp("debian1", "put /etc/hostname notes\nls -l notes\n"))?;
+        self.print("$ sftp debian1@127.0.0.1", &sftp, &sftp.text());
+        must(("the file that was put", sftp.text().contains("notes")))?;
+        self.ssh(host, "nginx1", "sudo nginx && echo nginx is up", |text| {
+            ("a running nginx", text.ends_with("nginx is up"))
+        })?;
+        let mut tunnel = host.ssh("nginx1", "").arg("-N").arg("-L8081:127.0.0.1:80").spawn();
+        let get = "for i in $(seq 50); do nc -z 127.0.0.1 8081 && break; sleep 0.1; done; \
+                   printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -q 2 127.0.0.1 8081 | tail -1";
+        let got = Self::run(host.root(get))?;
+        println!("\n  $ ssh -N -L 8081:127.0.0.1:80 nginx1@127.0.0.1 &");
+        self.print("$ curl http://127.0.0.1:8081/", &got, &got.text());
+        must(("the page through the tunnel", got.text() == "Hello from nginx1"))?;
+
+        self.title("What the administrator sees");
+        self.root(host, "ojail list", |text| ("three running jails", text.matches("running").count() == 3))?;
+        must(("an open tunnel", tunnel.is_running()))?;
+        tunnel.kill();
+
+        self.title("Back to the layers, on demand: the jail ends, and the changes are set aside");
+        self.root(host, "ojail-shell --reset nginx1", |text| ("a reset", text.contains("set aside")))?;
+        self.ssh(host, "nginx1", &format!("grep title {page}"), |text| {
+            ("the page of the layer", text.contains("Welcome to nginx"))
+        })?;
+
+        self.title("What the log says");
+        let log: Vec<String> = host.log().into_iter().filter(|line| line.contains("event=")).collect();
+        for line in log.iter().filter(|line| line.contains("nginx1")) {
+            println!("  {line}");
+        }
+        must(("a reset in the log", log.iter().any(|line| line.contains("event=reset user=nginx1"))))
+    }
+
+    fn title(&mut self, text: &str) {
+        self.step += 1;
+        if self.bold {
+            println!("\n\x1b[1m{}. {text}\x1b[0m", self.step);
+        } else {
+            println!("\n{}. {text}", self.step);
+        }
+    }
+
+    fn ssh<'a>(
+        &self,
+        host: &Host,
+        user: &str,
+        command: &str,
+        right: impl FnOnce(&str) -> Must<'a>,
+    ) -> Result<(), String> {
+        let output = Self::run(host.ssh(user, command))?;
+        self.print(&format!("$ ssh {user}@127.0.0.1 '{command}'"), &output, &output.text());
+        must(right(&output.text()))
+    }
+
+    fn root<'a>(
+        &self,
+        host: &Host,
+        command: &str,
+        right: impl FnOnce(&str) -> Must<'a>,
+    ) -> Result<(), String> {
+        let output = host.root(command).run();
+        self.print(&format!("# {command}"), &output, output.stdout.trim_end());
+        must(right(&output.text()))
+    }
+
+    fn run(run: Run<'_>) -> Result<Output, String> {
+        let output = run.run();
+        if output.status.success() { Ok(output) } else { Err(format!("this should have worked: {output}")) }
+    }
+
+    fn print(&self, command: &str, output: &Output, text: &str) {
+        if self.bold {
+            println!("\n  \x1b[36m{command}\x1b[0m");
+        } else {
+            println!("\n  {command}");
+        }
+        for line in text.lines().chain(output.stderr.lines()) {
+            println!("  {line}");
+        }
+    }
+}
+
+fn must((what, holds): Must<'_>) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(format!("this does not show {what}")) }
+}
+
+/// The article's sum: three jails as three trees, and as shared layers with three uppers.
+fn one_by_one(host: &Host) -> Result<String, String> {
+    let size = |path: &str| -> Result<u64, String> {
+        let text = host.root(&format!("du -sk /srv/overlay/{path} | cut -f1")).text();
+        text.parse().map_err(|_| format!("du said {text:?} of {path}"))
+    };
+    let (debian, nginx, uppers) = (size("lowerdirs/debian")?, size("lowerdirs/nginx")?, size("upperdirs")?);
+    let (one_by_one, shared) = (3 * debian + 2 * nginx, debian + nginx + uppers);
+    let percent = shared * 100 / one_by_one;
+    Ok(format!("\n  One by one: {} MB. Shared: {} MB, {percent} %.", one_by_one / 1024, shared / 1024))
+}
