@@ -32,7 +32,8 @@ demo: build
 
 ## make bench      what it costs, as a table (as root)
 bench: build
-	@$(CARGO) run --release --locked --quiet -p lab --bin bench
+	@$(CARGO) build --release --locked --quiet -p lab --bins
+	@$(TARGET)/release/bench
 
 ## make test       unit tests; as root also the integration tests, in throw-away hosts (needs root for those)
 test: needs build
