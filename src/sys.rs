@@ -121,21 +121,23 @@ fn close_range(first: u32, flags: libc::c_uint) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Whether a capability, by its number, is in the bounding set of this thread. One that the kernel does not know is not.
+/// Whether a capability, by its number, is in the bounding set of this thread; `None` if the kernel knows none of that
+/// number, nor any higher one.
 #[must_use]
-pub fn bounding_set_has(number: u32) -> bool {
+pub fn bounding_set_has(number: u32) -> Option<bool> {
     // SAFETY: PR_CAPBSET_READ takes a number only.
-    unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(number), 0, 0, 0) == 1 }
+    match unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(number), 0, 0, 0) } {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
 }
 
-/// Drops a capability, by its number, from the bounding set of this thread, if it is there.
+/// Drops a capability, by its number, from the bounding set of this thread.
 ///
 /// # Errors
 /// What `prctl(2)` says.
 pub fn drop_from_bounding_set(number: u32) -> io::Result<()> {
-    if !bounding_set_has(number) {
-        return Ok(());
-    }
     // SAFETY: PR_CAPBSET_DROP takes a number only.
     match unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) } {
         0 => Ok(()),

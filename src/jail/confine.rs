@@ -118,10 +118,11 @@ fn bound(wanted: &CapsHashSet) -> Result<()> {
     // By number and up to the kernel's own last one: a capability newer than any list must go too.
     let mut is = 0;
     for number in 0..u64::BITS {
-        if wanted & (1 << number) == 0 {
+        let Some(has) = sys::bounding_set_has(number) else { break };
+        if has && wanted & (1 << number) == 0 {
             sys::drop_from_bounding_set(number).act("drop from the bounding set", number.to_string())?;
         }
-        if sys::bounding_set_has(number) {
+        if sys::bounding_set_has(number) == Some(true) {
             is |= 1 << number;
         }
     }

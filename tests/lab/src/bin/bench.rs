@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         .pam("sshd")
         .start();
     let timing = std::env::current_exe().ok().map(|path| path.with_file_name("timing"));
-    if !timing.is_some_and(|path| fs::copy(path, host.path("/usr/sbin/timing")).is_ok()) {
+    if timing.is_none_or(|path| fs::copy(path, host.path("/usr/sbin/timing")).is_err()) {
         eprintln!("bench: the program `timing` is not beside this one; `make bench` builds both");
         return ExitCode::FAILURE;
     }

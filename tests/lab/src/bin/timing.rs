@@ -10,6 +10,9 @@ use ojail::log::Log;
 
 fn main() -> ExitCode {
     let user = std::env::args().nth(1).unwrap_or_default();
+    // A login process has asked the account data base long before PAM opens the session, and so has its libraries
+    // loaded; a fresh process would pay for them here.
+    let _ = ojail::account::lookup(&user);
     let since = Instant::now();
     let visitor = Visitor { user, service: "timing".into(), from: String::new() };
     let opened = login::open(&visitor, &mut Log::open("pam_ojail"));
