@@ -1,0 +1,164 @@
+//! What a user with root in the jail may have left in the upper: the next raise walks over all of it, as root of the
+//! jail and never outside.
+
+use std::time::Duration;
+
+use lab::Host;
+
+use crate::common::{SOON, digest, host, logged, remains, until};
+
+/// What can be in the place of something else; `$1` is the place.
+const KINDS: [(&str, &str); 7] = [
+    ("a link to /", "ln -s / $1"),
+    ("a link up", "ln -s ../../../../../../etc $1"),
+    ("a fifo", "mkfifo $1"),
+    ("a file", "echo planted > $1"),
+    ("a directory", "mkdir $1"),
+    ("a hole", "mknod $1 c 0 0"),
+    (
+        "a socket",
+        "python3 -c 'import os, socket, sys; os.chdir(os.path.dirname(sys.argv[1])); socket.socket(socket.AF_UNIX).bind(os.path.basename(sys.argv[1]))' $1",
+    ),
+];
+
+const PLACES: [&str; 12] = [
+    "/dev",
+    "/proc",
+    "/sys",
+    "/tmp",
+    "/run",
+    "/home",
+    "/home/alice",
+    "/etc",
+    "/etc/passwd",
+    "/etc/resolv.conf",
+    "/usr/bin",
+    "/usr/bin/ojail-shell",
+];
+
+/// Puts something into the upper of a jail that does not run. An absolute link leads nowhere from here: only the
+/// shell in the host sees it, and it does not follow.
+fn plant(host: &Host, place: &str, how: &str) {
+    let command =
+        format!("set -e; cd /srv/overlay/upperdirs/alice; set -- $PWD$1; mkdir -p ${{1%/*}}; {how}");
+    host.root(&command).arg(place).ok();
+}
+
+#[test]
+fn whatever_is_planted_a_login_works_or_is_refused_and_the_host_is_untouched() {
+    lab::require_root!();
+    let host = host("root = true");
+    // The host's own login shell must still be there, since sshd looks at it.
+    host.ssh("alice", "true").ok();
+    host.root("ojail stop alice; rm -r /srv/overlay/upperdirs/alice; mkdir /srv/overlay/upperdirs/alice")
+        .ok();
+    let mounts = host.mountinfo();
+    let etc = digest(&host, "/etc");
+    let home = digest(&host, "/home/alice");
+    let root = host.root("ls -la --time-style=+ / /dev /usr/bin | grep -v ' \\.\\.*$'").text();
+    let mut worked = Vec::new();
+    for place in PLACES {
+        for (kind, how) in KINDS {
+            plant(&host, place, how);
+            let refused = logged(&host, "event=refused");
+            // sudo reads some of the places and would wait for a writer of the fifo; that is the user's own doing.
+            let write =
+                if kind == "a fifo" { "true" } else { "sudo -n touch /etc/made-inside /root/made-inside" };
+            let output = host
+                .ssh("alice", &format!("cat /proc/1/comm; {write}"))
+                .within(Duration::from_secs(10))
+                .run();
+            let comm = output.stdout.lines().next_back().unwrap_or_default();
+            if logged(&host, "event=refused") == refused {
+                // A jail without a shell or a library is the user's own doing; but it is a jail.
+                assert!(comm == "ojail-init" || !output.status.success(), "{place} is {kind}: {output}");
+                worked.push((place, kind));
+            } else {
+                assert_eq!(output.code(), Some(254), "{place} is {kind}: {output}");
+                assert!(comm.starts_with("This host could not open your session."), "{output}");
+            }
+            host.root("ojail stop alice").ok();
+            assert_eq!(remains(&host, "alice"), "", "{place} is {kind}");
+            assert_eq!(host.mountinfo(), mounts, "{place} is {kind}");
+            host.root("rm -r /srv/overlay/upperdirs/alice; mkdir /srv/overlay/upperdirs/alice").ok();
+        }
+    }
+    assert_eq!(digest(&host, "/etc"), etc, "something was written to the host's /etc");
+    assert_eq!(digest(&host, "/home/alice"), home, "something was written to the home");
+    assert_eq!(host.root("ls -la --time-style=+ / /dev /usr/bin | grep -v ' \\.\\.*$'").text(), root);
+    assert!(!host.path("/root/made-inside").exists());
+    for line in host.log().iter().filter(|line| line.contains("event=refused")) {
+        assert!(line.contains("inside the jail of alice is unusable"), "{line}");
+    }
+    println!("{worked:?}");
+    assert!(worked.contains(&("/etc/passwd", "a link to /")), "{worked:?}");
+    assert_eq!(host.ssh("alice", "cat /proc/1/comm").text(), "ojail-init");
+}
+
+#[test]
+fn a_planted_account_file_never_makes_the_user_somebody_else() {
+    lab::require_root!();
+    let host = host("root = true");
+    let uid = host.root("id -u alice").text();
+    for line in [
+        "alice:x:0:0::/root:/bin/bash",
+        "alice:x:1:1::/:/bin/bash\nalice:x:2:2::/:/bin/sh",
+        "",
+        ":::::::",
+        "alice",
+    ] {
+        host.ssh("alice", "sudo tee /etc/passwd >/dev/null")
+            .stdin(format!("root:x:0:0:root:/root:/bin/bash\n{line}\n"))
+            .ok();
+        host.root("ojail stop alice").ok();
+        assert_eq!(host.ssh("alice", "id -u; id -un").text(), format!("{uid}\nalice"), "{line}");
+    }
+}
+
+#[test]
+fn planted_overlay_attributes_give_nothing() {
+    lab::require_root!();
+    let host = host("root = true");
+    host.ssh("alice", "mkdir /var/tmp/d; touch /var/tmp/d/f /var/tmp/f").ok();
+    host.root("ojail stop alice").ok();
+    let secret = "only root of the host reads this";
+    host.write("/srv/overlay/secret", 0o600, secret);
+    const ATTRIBUTES: &str = r#"
+import os
+os.chdir("/srv/overlay/upperdirs/alice/var/tmp")
+for space in ("user", "trusted"):
+    for path in ("d", "f", "d/f", "../..", "../../../../workdirs/alice"):
+        for name, value in (("redirect", b"/../../secret"), ("opaque", b"y"), ("metacopy", b""), ("origin", b"\0" * 29),
+                            ("whiteout", b"y"), ("impure", b"y"), ("upper", b"x"), ("nlink", b"U+5"), ("protattr", b"\xff")):
+            os.setxattr(path, space + ".overlay." + name, value)
+"#;
+    host.exec(["python3", "-c", ATTRIBUTES]).ok();
+    let mounts = host.mountinfo();
+    let output = host
+        .ssh(
+            "alice",
+            "cat /var/tmp/f /var/tmp/d/f; sudo find /var/tmp; sudo sh -c 'cat /var/tmp/*'; cat /proc/1/comm",
+        )
+        .within(Duration::from_secs(10))
+        .run();
+    assert!(!output.stdout.contains(secret), "{output}");
+    if logged(&host, "event=refused") == 0 {
+        assert!(output.stdout.contains("ojail-init"), "{output}");
+    }
+    assert_eq!(host.mountinfo(), mounts);
+    host.root("ojail reset alice").ok();
+    assert_eq!(host.ssh("alice", "cat /proc/1/comm").text(), "ojail-init");
+}
+
+#[test]
+fn a_planted_name_service_is_not_loaded_by_root_of_the_host() {
+    lab::require_root!();
+    let host = host("root = true");
+    // Whoever loads it says so in its own /tmp, and in the host's if it is there.
+    host.ssh("alice", "echo 'passwd: planted files' | sudo tee /etc/nsswitch.conf; sudo cp /bin/true /lib/x86_64-linux-gnu/libnss_planted.so.2").run();
+    host.root("ojail stop alice").ok();
+    let output = host.ssh("alice", "id -u; cat /proc/1/comm").within(Duration::from_secs(10)).run();
+    assert!(!output.status.success() || output.stdout.contains("ojail-init"), "{output}");
+    host.root("ojail reset alice").ok();
+    until("a login works again", SOON, || host.ssh("alice", "id -u").run().status.success());
+}
