@@ -286,7 +286,7 @@ fn what_a_jail_needs_and_does_not_find_refuses_it() {
             "another ojail-init",
             "cd /usr/libexec/ojail; mv ojail-init x; cp /bin/true ojail-init",
             "cd /usr/libexec/ojail; mv x ojail-init",
-            vec!["ojail-init ended without a word"],
+            vec!["/usr/libexec/ojail/ojail-init"],
         ),
         (
             "no ojail-shell",

@@ -1,6 +1,7 @@
 //! What several tests share: the usual configuration, and what an administrator sees of jails.
 
 #![allow(dead_code, reason = "each test program uses some of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -77,7 +77,7 @@ fn a_damaged_record_refuses_until_it_is_mended() {
     let before = range(&host);
     stop(&host);
     let record = host.root("cat /var/lib/ojail/users/alice.toml").text() + "\n";
-    for length in 0..record.len() {
+    for length in (0..record.len()).step_by(3) {
         host.write("/var/lib/ojail/users/alice.toml", 0o600, &record[..length]);
         host.ssh("alice", "touch /tmp/ran-on-host").fails();
     }

@@ -1,5 +1,7 @@
 //! The life of a jail, from outside: sessions, their ends, what stays and what goes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
 #[path = "../common/mod.rs"]
 mod common;
 

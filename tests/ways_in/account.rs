@@ -48,7 +48,7 @@ fn a_home_is_the_hosts_with_its_owner() {
     let host = setup("").start();
     host.root("echo from outside > /home/alice/note; chown alice: /home/alice/note").ok();
     assert_eq!(host.ssh("alice", "pwd; cat note; ls -A /home").text(), "/home/alice\nfrom outside\nalice");
-    host.ssh("alice", "echo from inside > mine; chmod 600 mine; mkdir sub; ln -s mine link").ok();
+    host.ssh("alice", "echo from inside > mine; chmod 600 mine; mkdir -m 755 sub; ln -s mine link").ok();
     assert_eq!(
         host.root("cd /home/alice; stat -c '%n %U:%G %a' mine sub link; cat mine").text(),
         "mine alice:alice 600\nsub alice:alice 755\nlink alice:alice 777\nfrom inside"
@@ -111,11 +111,9 @@ fn the_account_files_have_the_users_line_and_those_of_the_layer() {
     // A valid line, and no password of the host's. Root's own lines come from the layer.
     assert_eq!(host.ssh("alice", "stat -c '%U:%G %a' /etc/shadow").text(), "root:shadow 640");
     host.ssh("alice", "cat /etc/shadow").fails();
-    let shadow =
-        host.root("ojail enter alice -- true; pid=$(pgrep -x ojail-init); cat /proc/$pid/root/etc/shadow");
-    let _session = host.ssh("alice", "echo inside; exec sleep 300").spawn();
-    _session.wait_for("inside");
-    let shadow = shadow.text();
+    let session = host.ssh("alice", "echo inside; exec sleep 300").spawn();
+    session.wait_for("inside");
+    let shadow = host.root("cat /proc/$(pgrep -x ojail-init)/root/etc/shadow").text();
     assert!(shadow.contains("\nalice:*:") && shadow.starts_with("root:*:"), "{shadow}");
 
     assert_eq!(host.ssh("alice", "cat /etc/resolv.conf").text(), "nameserver 192.0.2.1");

@@ -35,7 +35,7 @@ fn every_process_of_a_session_is_without_privileges_for_good() {
         crate::common::until("three sessions", crate::common::SOON, || {
             crate::common::sessions(&host, "alice") == 3
                 && host.root("pgrep -u alice -x sleep").run().code() == Some(0)
-                && host.root("pgrep -cu alice").text() >= "5".to_owned()
+                && host.root("test $(pgrep -cu alice) -ge 5").run().code() == Some(0)
         });
         // sshd's own processes that have become the user, sftp's and the shell's alike.
         let all = host.root(&format!("for pid in $(pgrep -u alice); do {POWER} /proc/$pid/status; done"));

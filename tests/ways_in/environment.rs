@@ -77,11 +77,14 @@ fn variables_from_the_client_do_nothing_before_the_jail() {
         host.sftp(user, "ls\n").arg(&sent).ok();
         assert!(!marked(), "what {user} sent ran something on the host");
 
-        host.write(format!("/home/{user}/.ssh/environment"), 0o644, &all("\n"));
+        // In the user's own files: sshd reads one, and Debian's sshd has pam_env read the other.
+        for file in [".ssh/environment", ".pam_environment"] {
+            host.write(format!("/home/{user}/{file}"), 0o644, &all("\n"));
+        }
         let output = host.ssh(user, &format!("/usr/bin/{WHERE}; /usr/bin/printenv")).ok();
         assert!(output.stdout.starts_with(&inside), "{output}");
         assert!(output.stdout.contains("\nBASH_ENV=/srv/outside/mark.sh\n"), "{output}");
-        assert!(!marked(), "~/.ssh/environment of {user} ran something on the host");
+        assert!(!marked(), "what {user} has at home ran something on the host");
     }
     host.ssh("bob", "/bin/true").arg("-oSetEnv=LD_PRELOAD=/srv/outside/mark.so").run();
     assert!(marked(), "the mark still works");

@@ -35,9 +35,10 @@ fn a_console_login_leads_to_the_jail_or_is_refused() {
     let places = [("alice", inside(&host, "alice")), ("bob", outside(&host))];
     for (user, place) in places {
         host.write(format!("/home/{user}/.profile"), 0o644, &format!("{WHERE} > ~/console; exit 0\n"));
-        host.exec(["script", "-qec", &format!("login -f {user}"), "/dev/null"]).run();
-        // After the session is open, Debian 12's login insists on owning the terminal. Root of a jail cannot give
-        // away a terminal of the host's, so that login ends there.
+        // As getty does it: login leads the terminal's session.
+        host.exec(["script", "-qec", &format!("exec login -f {user}"), "/dev/null"]).run();
+        // After the session is open, login insists on giving the terminal away. It is root of the jail then, which
+        // cannot do that to a terminal of the host's, so the login ends there.
         match std::fs::read_to_string(host.path(format!("/home/{user}/console"))) {
             Ok(console) => assert_eq!(console.trim(), place, "{user}"),
             Err(_) => assert_eq!(user, "alice", "bob is not jailed"),

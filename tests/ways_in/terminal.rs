@@ -38,6 +38,11 @@ fn job_control_and_interrupts_work() {
     // Only when the job runs: a key that comes earlier is the shell's.
     session.write("sh -c 'echo running=$((1+1)); exec sleep 300'\n");
     session.wait_for("running=2");
+    assert_eq!(
+        host.ssh("alice", "pgrep -c sleep; cat /proc/1/comm").text(),
+        "1\nojail-init",
+        "it is in the jail"
+    );
     session.write("\x1a");
     session.wait_for("Stopped");
     session.write("jobs -p | xargs ps -o stat= -p | sed s/^/state=/\n");
@@ -62,6 +67,11 @@ fn hanging_up_ends_the_foreground_job() {
     let mut session = terminal(&host, "ssh alice@127.0.0.1");
     session.write("sh -c 'echo running=$((1+1)); exec sleep 300'\n");
     session.wait_for("running=2");
+    assert_eq!(
+        host.ssh("alice", "pgrep -c sleep; cat /proc/1/comm").text(),
+        "1\nojail-init",
+        "it is in the jail"
+    );
     session.kill();
     until("the job is gone", SOON, || host.ssh("alice", "pgrep sleep").run().code() == Some(1));
 }
@@ -70,6 +80,6 @@ fn hanging_up_ends_the_foreground_job() {
 fn without_a_terminal_there_is_none() {
     lab::require_root!();
     let host = setup("").start();
-    assert_eq!(host.ssh("alice", "tty").run().text(), "not a tty");
+    assert_eq!(host.ssh("alice", "cat /proc/1/comm; tty").run().text(), "ojail-init\nnot a tty");
     host.ssh("alice", "exec 3<>/dev/tty").fails();
 }

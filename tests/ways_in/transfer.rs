@@ -83,5 +83,6 @@ fn a_large_stream_comes_through_unchanged() {
     host.root("head -c 20M /dev/urandom > noise").ok();
     let sum = host.root("sha256sum < noise").text();
     assert_eq!(host.root("ssh alice@127.0.0.1 'tee /var/tmp/noise | sha256sum' < noise").text(), sum);
+    assert!(!host.path("/var/tmp/noise").exists());
     assert_eq!(host.root("ssh alice@127.0.0.1 cat /var/tmp/noise | sha256sum").text(), sum);
 }

@@ -45,7 +45,7 @@ fn settings(report: &mut Report, text: &str) {
     } else {
         report.error(
             SUBJECT,
-            "it does not ask PAM (UsePAM no): jailed users land on the host, where only ojail-shell stops them",
+            "it does not ask PAM (UsePAM no): jailed users land on the host, where ojail-shell stops shells, but not sftp and forwarding",
             "set `UsePAM yes` in /etc/ssh/sshd_config",
         );
     }
