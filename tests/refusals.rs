@@ -167,9 +167,10 @@ fn a_broken_configuration_refuses_everybody_but_root() {
         ),
     ] {
         host.write(file, 0o644, &text);
+        // Side by side, since most of a login is waiting.
+        let root = host.ssh("root", "cat /proc/1/comm").spawn();
         is_refused(&host, "alice", &words, case);
-        // Profile and disk are only one user's affair; a file that cannot be read is everybody's but root's.
-        assert_eq!(host.ssh("root", "cat /proc/1/comm").text(), "sh", "{case}");
+        assert_eq!(root.finish().ok().text(), "sh", "{case}");
     }
     host.write(file, 0o644, "nonsense");
     is_refused(&host, "bob", &["ojail.toml:1"], "a user who is not jailed, but who knows that?");
@@ -264,8 +265,10 @@ fn what_others_could_have_written_is_not_trusted() {
         ),
     ] {
         host.root(breaks).ok();
+        // Side by side, since most of a login is waiting.
+        let root = host.ssh("root", "cat /proc/1/comm").spawn();
         is_refused(&host, "alice", &words, case);
-        assert_eq!(host.ssh("root", "cat /proc/1/comm").text(), "sh", "{case}");
+        assert_eq!(root.finish().ok().text(), "sh", "{case}");
         host.root(mends).ok();
     }
     works(&host, "alice");

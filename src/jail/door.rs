@@ -212,12 +212,7 @@ impl Door {
     /// # Errors
     /// [`Error::Act`].
     pub fn wait_for_end(&self, patience: Duration) -> Result<bool> {
-        let mut fds = [rustix::event::PollFd::new(&self.socket, rustix::event::PollFlags::IN)];
-        let timeout = rustix::event::Timespec {
-            tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: patience.subsec_nanos().into(),
-        };
-        Ok(rustix::event::poll(&mut fds, Some(&timeout)).act("poll", "the jail's door")? > 0)
+        within(&self.socket, patience).act("poll", "the jail's door")
     }
 
     /// Keeps the connection, which is the session.
@@ -225,6 +220,25 @@ impl Door {
     pub fn into_session(self) -> OwnedFd {
         self.socket
     }
+}
+
+/// Waits for PID 1, a descriptor from [`Door::init`], to have ended. The kernel closes a process' descriptors, and so
+/// the door and the claim on the upper, before it lets go of its mounts: only this says that the overlay is gone too.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn wait_for_exit(init: &OwnedFd, patience: Duration) -> Result<bool> {
+    within(init, patience).act("wait for", "PID 1 of the jail")
+}
+
+/// Whether there is something to read, or an end, within that time.
+fn within(fd: &OwnedFd, patience: Duration) -> rustix::io::Result<bool> {
+    let mut fds = [rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN)];
+    let timeout = rustix::event::Timespec {
+        tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: patience.subsec_nanos().into(),
+    };
+    Ok(rustix::event::poll(&mut fds, Some(&timeout))? > 0)
 }
 
 /// Sends one message.

@@ -4,10 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::door::{Door, Request};
+use super::door::{self, Door, Request};
 use crate::error::{Act, Error, Result};
 use crate::runtime::Corner;
 
@@ -39,11 +38,8 @@ pub fn end(corner: &Corner) -> Result<bool> {
             return Err(still(corner));
         }
     }
-    // The kernel closes descriptors, and so the door and the claim, before it lets go of mounts: only the end of the
-    // process itself says that the overlay is gone too.
-    let mut ended = [PollFd::new(&init, PollFlags::IN)];
-    let patience = Timespec::try_from(PATIENCE).map_err(std::io::Error::other).act("tell", "the time")?;
-    if poll(&mut ended, Some(&patience)).act("wait for", "PID 1 of the jail")? == 0 {
+    // The claim is let go before the mounts are.
+    if !door::wait_for_exit(&init, PATIENCE)? {
         return Err(still(corner));
     }
     // A PID 1 that had to be killed could not take its door away.

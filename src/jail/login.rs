@@ -1,6 +1,8 @@
 //! A login, from the user's name to the confined process. The PAM module and `ojail enter` call [`open`].
 
-use super::door::{Answer, Door, Guest, House, Request, now};
+use std::time::Duration;
+
+use super::door::{self, Answer, Door, Guest, House, Request, now};
 use super::join::{Session, join};
 use super::plan::{self, Terms};
 use super::{confine, start};
@@ -11,6 +13,9 @@ use crate::log::{Level, Log};
 use crate::paths;
 use crate::policy::{Decision, Exempt, decide};
 use crate::runtime::Corner;
+
+/// How long a login waits for a jail that is ending; what takes longer than this is told by the claim on the upper.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// Who wants in, and from where. Nothing of it is trusted but the name, which PAM has authenticated.
 #[derive(Debug, Clone)]
@@ -97,9 +102,17 @@ fn guest(visitor: &Visitor, uid: u32, terms: Terms) -> Guest {
 /// Asks a running jail to let this session in. `None`: there is none, or it is about to end.
 fn knock(corner: &Corner, guest: &Guest) -> Result<Option<(Door, House)>> {
     let Some(door) = Door::knock(corner)? else { return Ok(None) };
+    // Before the question: if the answer is "closing", PID 1 may be gone at once.
+    let init = door.init();
     match door.ask(&Request::Join(guest.clone()))? {
         Some(Answer::Welcome(house)) => Ok(Some((door, house))),
-        Some(Answer::Closing) | None => Ok(None),
+        Some(Answer::Closing) | None => {
+            // The claim on the upper would not wait for its mounts.
+            if let Ok(init) = init {
+                door::wait_for_exit(&init, ENDING)?;
+            }
+            Ok(None)
+        }
         Some(Answer::Stranger { owner }) => {
             Err(Error::Stranger { user: corner.user().to_string(), owner, uid: guest.uid })
         }

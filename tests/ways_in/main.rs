@@ -8,6 +8,7 @@ mod common;
 
 mod account;
 mod confined;
+mod daily;
 mod dropbear;
 mod environment;
 mod forwarding;

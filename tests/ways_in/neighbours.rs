@@ -40,8 +40,8 @@ fn sessions_of_one_user_see_each_other_and_nobody_else_does() {
     }
 
     // One user's second session can end what the first one runs.
-    host.ssh("alice", "pkill -f '^sleep 4711'").ok();
     host.ssh("dave", "pkill -f '^sleep 4711'").fails();
+    host.ssh("alice", "pkill -f '^sleep 4711'").ok();
     // A host user has the host's process list and the host's /tmp.
     let bob = seen("bob");
     assert!(bob.contains("4713") && bob.contains("of-bob") && !bob.contains("of-alice"), "{bob}");

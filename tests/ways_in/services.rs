@@ -82,6 +82,7 @@ fn the_systemd_user_manager_is_refused_to_jailed_users() {
     // It would run the user's own units on the host.
     host.exec(["pamtester", "systemd-user", "alice", "open_session"]).fails();
     host.exec(["pamtester", "systemd-user", "bob", "open_session"]).ok();
-    host.wait_for_log("refused");
+    let refused = host.wait_for_log("event=refused");
+    assert!(refused.contains("user=alice") && refused.contains("systemd --user"), "{refused}");
     assert!(!crate::common::runs(&host, "alice"), "a jail was raised for it");
 }

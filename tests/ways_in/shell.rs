@@ -140,7 +140,9 @@ fn refuses(host: &Host) {
     for protocol in ["-s", "-O"] {
         host.scp("/etc/hostname", "alice:/tmp/got-in").arg(protocol).fails();
     }
-    host.ssh("alice", "--reset alice").arg("-T").fails();
+    let reset = say(host, "alice", "--reset alice").run();
+    assert_eq!((reset.code(), reset.stdout.as_str()), (Some(1), ""), "{reset}");
+    assert!(reset.stderr.starts_with("ojail-shell: "), "{reset}");
     assert!(!host.path("/tmp/got-in").exists());
 }
 
