@@ -182,7 +182,10 @@ pub enum Error {
     },
 
     /// The jail answered something that this version does not understand.
-    #[error("the jail of {user} gave an unexpected answer: {answer}")]
+    #[error(
+        "the jail of {user} gave an answer that this version of ojail does not know ({answer}); \
+         was it raised by another? `ojail stop {user}` ends it"
+    )]
     Door {
         /// Whose jail.
         user: String,

@@ -77,7 +77,11 @@ impl Corner {
         Err(Error::Busy { user: self.user.to_string(), seconds: PATIENCE.as_secs() })
     }
 
-    /// Claims the upper for a new jail: nothing of an old one is mounted any more, nor will be.
+    /// Claims the upper for a new jail: nothing of an old one can write to it any more.
+    ///
+    /// The kernel closes the descriptors of a dying process, and so lets go of the claim, a moment before its mounts. In
+    /// that moment the old overlay can only write back what was written; whoever can, waits for PID 1 itself
+    /// ([`crate::jail::door::Door::wait_for_end`]).
     ///
     /// # Errors
     /// [`Error::StillEnding`] if processes of the last jail are still there after 5 s.

@@ -17,6 +17,8 @@ use crate::runtime::private_dir;
 /// overlayfs wants both on the same mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upper {
+    /// Whether the upper was made just now.
+    pub fresh: bool,
     /// The deepest directory above both.
     pub base: PathBuf,
     /// The upper, relative to the base.
@@ -37,11 +39,23 @@ pub fn upper(storage: &Storage, user: &Username) -> Result<Upper> {
     check(storage)?;
     let dirs = (storage.upperdirs.join(user), storage.workdirs.join(user));
     // 0755: this becomes the mode of `/` inside, where everybody must get through.
-    dir(&dirs.0, 0o755)?;
+    let fresh = dir(&dirs.0, 0o755)?;
     dir(&dirs.1, 0o700)?;
     let base = common(&storage.upperdirs, &storage.workdirs);
     let below = |path: &Path| path.strip_prefix(&base).unwrap_or(path).to_owned();
-    Ok(Upper { upper: below(&dirs.0), work: below(&dirs.1), base })
+    Ok(Upper { fresh, upper: below(&dirs.0), work: below(&dirs.1), base })
+}
+
+impl Upper {
+    /// Takes an upper away again that was made for a jail which could not be raised. One in which anything is, or that
+    /// was there before, stays.
+    pub fn undo(&self) {
+        if self.fresh {
+            // Removing a directory that is not empty fails, and that is what is wanted.
+            let _ = fs::remove_dir(self.base.join(&self.upper));
+            let _ = fs::remove_dir(self.base.join(&self.work));
+        }
+    }
 }
 
 /// Whether the directories of uppers can hold any: private, on one mount, on a fit file system. Makes missing ones.
@@ -142,15 +156,16 @@ pub fn no_links(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a directory of root's, or checks the one that is there.
-fn dir(path: &Path, mode: u32) -> Result<()> {
+/// Makes a directory of root's, or checks the one that is there. Returns whether it was made.
+fn dir(path: &Path, mode: u32) -> Result<bool> {
     match fs::DirBuilder::new().mode(mode).create(path) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
         made => {
             made.act("create", path)?;
             // The caller's umask must not decide who gets through `/`.
             let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
-            return fs::set_permissions(path, mode).act("set the mode of", path);
+            fs::set_permissions(path, mode).act("set the mode of", path)?;
+            return Ok(true);
         }
     }
     let meta = fs::symlink_metadata(path).act("examine", path)?;
@@ -163,7 +178,7 @@ fn dir(path: &Path, mode: u32) -> Result<()> {
             path.display()
         )
     } else {
-        return Ok(());
+        return Ok(false);
     };
     Err(Error::Unfit { path: path.to_owned(), why })
 }

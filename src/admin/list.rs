@@ -13,7 +13,7 @@ use time::{OffsetDateTime, UtcOffset};
 use super::{configuration, say};
 use crate::account::{self, Username};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::jail::door::{Answer, Door, Request, Status};
 use crate::jail::plan;
 use crate::policy::{Decision, decide};
@@ -52,14 +52,28 @@ pub(super) fn run(json: bool) -> Result<ExitCode> {
     let mut jails = BTreeMap::new();
     for corner in runtime::corners()? {
         let Some(door) = Door::knock(&corner)? else { continue };
-        if let Some(Answer::Status(status)) = door.ask(&Request::Status)? {
-            let user = corner.user().clone();
-            jails.insert(user.clone(), running(user, door.pid(), status, config.as_ref().ok()));
+        let user = corner.user().clone();
+        match door.ask(&Request::Status) {
+            Ok(Some(Answer::Status(status))) => {
+                jails.insert(user.clone(), running(user, door.pid(), status, config.as_ref().ok()));
+            }
+            // Raised by another version of ojail: it runs, and more cannot be told.
+            Ok(Some(_)) | Err(Error::Door { .. }) => {
+                jails.insert(
+                    user.clone(),
+                    Jail { pid: Some(door.pid()), running: true, outdated: true, ..resting(user) },
+                );
+            }
+            Ok(None) => {}
+            Err(error) => return Err(error),
         }
     }
     if let Ok(config) = &config {
         for user in store::owners(&config.storage)? {
-            jails.entry(user.clone()).or_insert_with(|| resting(user, config)).upper = true;
+            jails
+                .entry(user.clone())
+                .or_insert_with(|| Jail { profile: profile(&user, config), ..resting(user) })
+                .upper = true;
         }
     }
     let jails: Vec<Jail> = jails.into_values().collect();
@@ -100,21 +114,25 @@ fn running(user: Username, pid: i32, status: Status, config: Option<&Config>) ->
     }
 }
 
-fn resting(user: Username, config: &Config) -> Jail {
-    let account = account::lookup(user.as_str()).ok();
-    let profile = account.and_then(|account| match decide(config, &account).ok()? {
+/// The profile with which a jail would be raised.
+fn profile(user: &Username, config: &Config) -> Option<String> {
+    let account = account::lookup(user.as_str()).ok()?;
+    match decide(config, &account).ok()? {
         Decision::Jailed { profile, .. } => Some(profile.name.clone()),
         Decision::Exempt(_) => None,
-    });
+    }
+}
+
+fn resting(user: Username) -> Jail {
     Jail {
         user,
-        profile,
+        profile: None,
         running: false,
         pid: None,
         since: None,
         sessions: Vec::new(),
         processes: 0,
-        upper: true,
+        upper: false,
         outdated: false,
     }
 }
@@ -127,7 +145,7 @@ fn table(jails: &[Jail]) -> String {
         from.dedup();
         builder.push_record([
             jail.user.to_string(),
-            jail.profile.clone().unwrap_or_else(|| "(not jailed)".into()),
+            jail.profile.clone().unwrap_or_else(|| if jail.running { "?" } else { "(not jailed)" }.into()),
             state(jail),
             count(jail.running, jail.sessions.len()),
             count(jail.running, jail.processes),

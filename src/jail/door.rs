@@ -130,7 +130,8 @@ fn seqpacket(flags: SocketFlags) -> rustix::io::Result<OwnedFd> {
 pub struct Door {
     user: String,
     socket: OwnedFd,
-    init: Pid,
+    pid: Pid,
+    init: OwnedFd,
 }
 
 impl Door {
@@ -150,8 +151,17 @@ impl Door {
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => return Ok(None),
             Err(e) => return Err(e).act("connect to", &path),
         }
-        let peer = sockopt::socket_peercred(&socket).act("ask who listens at", &path)?;
-        Ok(Some(Self { user: corner.user().to_string(), socket, init: peer.pid }))
+        let pid = sockopt::socket_peercred(&socket).act("ask who listens at", &path)?.pid;
+        let init = match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            init => init.act("open", "PID 1 of the jail")?,
+        };
+        // The pid was PID 1's when it opened the door. If the connection still stands, PID 1 lives, so its number
+        // cannot have gone to another process before it was opened above.
+        if within(&socket, Duration::ZERO).act("poll", "the jail's door")? {
+            return Ok(None);
+        }
+        Ok(Some(Self { user: corner.user().to_string(), socket, pid, init }))
     }
 
     /// Says something to which there is no answer.
@@ -185,34 +195,24 @@ impl Door {
     }
 
     /// A descriptor of the jail's PID 1, proven to be the process behind this door.
-    ///
-    /// # Errors
-    /// [`Error::NotRunning`] if it died.
-    pub fn init(&self) -> Result<OwnedFd> {
-        let pidfd = pidfd_open(self.init, PidfdFlags::empty()).act("open", "PID 1 of the jail")?;
-        // The pid was PID 1's when it opened the door. If the connection still stands, PID 1 lives, so its number
-        // cannot have gone to another process before it was opened above.
-        let mut fds = [rustix::event::PollFd::new(&self.socket, rustix::event::PollFlags::empty())];
-        rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default()))
-            .act("poll", "the jail's door")?;
-        if fds[0].revents().is_empty() {
-            return Ok(pidfd);
-        }
-        Err(Error::NotRunning { user: self.user.clone() })
+    #[must_use]
+    pub fn init(&self) -> &OwnedFd {
+        &self.init
     }
 
     /// PID 1 of the jail, as the host counts.
     #[must_use]
     pub fn pid(&self) -> i32 {
-        self.init.as_raw_nonzero().get()
+        self.pid.as_raw_nonzero().get()
     }
 
-    /// Waits for PID 1 to close the door, which it does by exiting.
+    /// Waits for PID 1 to have ended. The kernel closes a process' descriptors, and so the door and the claim on the
+    /// upper, before it lets go of its mounts: only the end of the process says that the overlay is gone too.
     ///
     /// # Errors
     /// [`Error::Act`].
     pub fn wait_for_end(&self, patience: Duration) -> Result<bool> {
-        within(&self.socket, patience).act("poll", "the jail's door")
+        within(&self.init, patience).act("wait for", "PID 1 of the jail")
     }
 
     /// Keeps the connection, which is the session.
@@ -220,15 +220,6 @@ impl Door {
     pub fn into_session(self) -> OwnedFd {
         self.socket
     }
-}
-
-/// Waits for PID 1, a descriptor from [`Door::init`], to have ended. The kernel closes a process' descriptors, and so
-/// the door and the claim on the upper, before it lets go of its mounts: only this says that the overlay is gone too.
-///
-/// # Errors
-/// [`Error::Act`].
-pub fn wait_for_exit(init: &OwnedFd, patience: Duration) -> Result<bool> {
-    within(init, patience).act("wait for", "PID 1 of the jail")
 }
 
 /// Whether there is something to read, or an end, within that time.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::door::{self, Door, Request};
+use super::door::{Door, Request};
 use crate::error::{Act, Error, Result};
 use crate::runtime::Corner;
 
@@ -23,13 +23,14 @@ pub fn end(corner: &Corner) -> Result<bool> {
         // PID 1 may be dead and its login processes not yet.
         return if corner.gone(PATIENCE)? { Ok(false) } else { Err(still(corner)) };
     };
-    let init = door.init()?;
     let namespace = user_namespace(door.pid()).act("examine", "the user namespace of the jail")?;
     door.tell(&Request::Stop)?;
     if !door.wait_for_end(PATIENCE)? {
         // It did not listen (or was stopped). The kernel ends every process of the namespace with its PID 1.
-        let _ = pidfd_send_signal(&init, Signal::KILL);
-        door.wait_for_end(PATIENCE)?;
+        let _ = pidfd_send_signal(door.init(), Signal::KILL);
+        if !door.wait_for_end(PATIENCE)? {
+            return Err(still(corner));
+        }
     }
     // Login processes are on the host's side of the PID namespace. Most end with their child; the rest is ended here.
     if !corner.gone(Duration::from_millis(500))? {
@@ -37,10 +38,6 @@ pub fn end(corner: &Corner) -> Result<bool> {
         if !corner.gone(PATIENCE)? {
             return Err(still(corner));
         }
-    }
-    // The claim is let go before the mounts are.
-    if !door::wait_for_exit(&init, PATIENCE)? {
-        return Err(still(corner));
     }
     // A PID 1 that had to be killed could not take its door away.
     corner.sweep()?;

@@ -39,15 +39,13 @@ pub fn join(corner: &Corner, door: Door, house: &House) -> Result<Session> {
     // 4. Enter all namespaces at once, by a descriptor of the very process that answered the door. The kernel takes
     //    the user namespace first, checks the others against the host's root that we still are, and moves root and
     //    working directory to the jail's. Children will be in its PID namespace; this process stays in its own.
-    let init = door.init()?;
     let all = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWNET;
-    nix::sched::setns(&init, all).act("join", "the namespaces of the jail")?;
-    drop(init);
+    nix::sched::setns(door.init(), all).act("join", "the namespaces of the jail")?;
 
     // 5. Become root of the jail, with the user's groups: until here this process is uid 0 of the host, which has no
     //    name inside. `su` sets no groups after this, sshd does.

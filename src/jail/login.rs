@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::door::{self, Answer, Door, Guest, House, Request, now};
+use super::door::{Answer, Door, Guest, House, Request, now};
 use super::join::{Session, join};
 use super::plan::{self, Terms};
 use super::{confine, start};
@@ -102,15 +102,11 @@ fn guest(visitor: &Visitor, uid: u32, terms: Terms) -> Guest {
 /// Asks a running jail to let this session in. `None`: there is none, or it is about to end.
 fn knock(corner: &Corner, guest: &Guest) -> Result<Option<(Door, House)>> {
     let Some(door) = Door::knock(corner)? else { return Ok(None) };
-    // Before the question: if the answer is "closing", PID 1 may be gone at once.
-    let init = door.init();
     match door.ask(&Request::Join(guest.clone()))? {
         Some(Answer::Welcome(house)) => Ok(Some((door, house))),
         Some(Answer::Closing) | None => {
             // The claim on the upper would not wait for its mounts.
-            if let Ok(init) = init {
-                door::wait_for_exit(&init, ENDING)?;
-            }
+            door.wait_for_end(ENDING)?;
             Ok(None)
         }
         Some(Answer::Stranger { owner }) => {

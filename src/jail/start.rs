@@ -58,6 +58,9 @@ pub fn start(plan: &Plan, alive: File) -> Result<()> {
         Ok(None) => Error::NotRaised(format!("{program} ended without a word")),
         Err(error) => error,
     };
+    if let Some(upper) = &plan.upper {
+        upper.undo();
+    }
     // A door may have been hung that was never opened.
     Corner::of(&plan.user).sweep()?;
     Err(why)

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use nix::unistd::{Gid, Uid};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, statat};
 
 use super::mounts::attach;
 use crate::error::{Act, Error, Result};
@@ -32,7 +32,14 @@ impl Tree {
 
     fn open(&self, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let path = if path.is_empty() { "." } else { path };
-        openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), Self::RESOLVE)
+        let opened = openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), Self::RESOLVE)?;
+        // With O_PATH and O_NOFOLLOW the kernel opens a link in last place itself, whatever RESOLVE_NO_SYMLINKS says.
+        if flags.contains(OFlags::PATH)
+            && FileType::from_raw_mode(fstat(&opened)?.st_mode) == FileType::Symlink
+        {
+            return Err(rustix::io::Errno::LOOP);
+        }
+        Ok(opened)
     }
 
     fn blocked(&self, path: &str, source: impl Into<io::Error>) -> Error {
@@ -153,7 +160,7 @@ impl Tree {
         for entry in entries.flatten() {
             let Ok(name) = entry.file_name().to_str() else { continue };
             if let Ok(stat) = statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-                if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile {
+                if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
                     files.push((name.to_owned(), stat.st_mode & 0o777));
                 }
             }
