@@ -41,3 +41,44 @@ fn order_md_has_the_steps_of_the_code_in_their_order() {
         }
     }
 }
+
+/// Without the comment signs before what is TOML.
+fn uncommented(text: &str) -> String {
+    let line = |line: &str| {
+        let rest = line.strip_prefix("# ").unwrap_or(line).to_owned();
+        let is_toml =
+            rest.starts_with('[') || rest.split_once('=').is_some_and(|(key, _)| !key.trim().contains(' '));
+        if is_toml { rest } else { line.to_owned() }
+    };
+    text.lines().map(|text| line(text) + "\n").collect()
+}
+
+#[test]
+fn the_configurations_that_we_show_are_valid() {
+    let parse = |name: &str, text: &str| ojail::config::parse(Path::new(name), text);
+    let shipped = read("conf/ojail.toml");
+    let config = parse("conf/ojail.toml", &shipped).unwrap();
+    assert!(config.rules.is_empty(), "as shipped, nobody is jailed");
+    let config = parse("conf/ojail.toml", &uncommented(&shipped)).unwrap();
+    assert_eq!((config.profiles.len(), config.rules.len()), (2, 2));
+    let readme = read("README.md");
+    let blocks: Vec<&str> =
+        readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        let dedented: String = block.lines().map(|line| line.trim_start().to_owned() + "\n").collect();
+        parse("README.md", &dedented).unwrap();
+    }
+}
+
+#[test]
+fn the_readme_tells_every_key_of_a_profile_and_every_verb() {
+    let readme = read("README.md");
+    let profile = "layers writable home shell root network linger keep_warm groups binds";
+    for key in profile.split(' ') {
+        assert!(readme.contains(&format!("| `{key}` |")), "the README does not tell `{key}`");
+    }
+    for verb in ["check", "list", "enter", "stop", "reset"] {
+        assert!(readme.contains(&format!("`ojail {verb}")), "the README does not tell `ojail {verb}`");
+    }
+}
