@@ -62,6 +62,9 @@ install:
 
 ## make uninstall  removes what `make install` put there; configuration, layers and uppers stay
 uninstall:
+	@! grep -ls pam_ojail $(DESTDIR)/etc/pam.d/* || \
+	  { echo "make uninstall: these files name pam_ojail; without the module nobody could log in, not even root." >&2; \
+	    echo "Run 'pam-auth-update --disable ojail', or take the line out of them, first." >&2; exit 1; }
 	rm -f $(DESTDIR)$(PREFIX)/sbin/ojail $(DESTDIR)$(PREFIX)/bin/ojail-shell $(PAMDIR)/pam_ojail.so
 	rm -f $(DESTDIR)/usr/share/pam-configs/ojail $(DESTDIR)/usr/lib/tmpfiles.d/ojail.conf
 	rm -rf $(DESTDIR)$(PREFIX)/libexec/ojail

@@ -110,6 +110,24 @@ fn membership(gid: Gid) -> Result<Membership> {
     Ok(Membership { name: group.map_or_else(|| gid.to_string(), |g| g.name), gid: gid.as_raw() })
 }
 
+/// Confirms that the user is not in a group: getgrouplist(3) leaves out, without a word, what a directory service
+/// could not tell.
+///
+/// # Errors
+/// [`Error::NoSuchGroup`], [`Error::Act`] if the data base could not answer, or answers two ways.
+pub fn confirm_outside(account: &Account, group: &str, named_by: &str) -> Result<()> {
+    let found = Group::from_name(group)
+        .act("look up the group", group)?
+        .ok_or_else(|| Error::NoSuchGroup { named_by: named_by.to_owned(), group: group.to_owned() })?;
+    if found.gid.as_raw() == account.gid || found.mem.contains(&account.name) {
+        let odd = std::io::Error::other(
+            "the account data base lists the user in it, but not it among the user's groups",
+        );
+        return Err(odd).act("tell who is in the group", group);
+    }
+    Ok(())
+}
+
 /// Whether the host has a group of this name.
 ///
 /// # Errors

@@ -72,11 +72,13 @@ pub enum Error {
     #[error("{0}")]
     IdRange(String),
 
-    /// A profile names a host group that does not exist.
-    #[error("profile {profile} names the group \"{group}\", which does not exist on this host")]
+    /// The configuration names a host group that does not exist.
+    #[error(
+        "{named_by} names the group \"{group}\", which does not exist on this host; `groupadd {group}`, or take it out"
+    )]
     NoSuchGroup {
-        /// The profile.
-        profile: String,
+        /// The profile or the rule.
+        named_by: String,
         /// The group.
         group: String,
     },
@@ -104,6 +106,19 @@ pub enum Error {
         "{path} inside the jail of {user} is unusable as a mount point: {source}; `ojail-shell --reset {user}` clears it"
     )]
     Blocked {
+        /// The path inside the jail.
+        path: PathBuf,
+        /// Whose jail.
+        user: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+
+    /// A file of the jail that a login needs, and that cannot be read. It is left as it is.
+    #[error(
+        "{path} inside the jail of {user} cannot be read: {source}; mend it in the upper, or `ojail-shell --reset {user}` clears it"
+    )]
+    Unreadable {
         /// The path inside the jail.
         path: PathBuf,
         /// Whose jail.

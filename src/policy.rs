@@ -64,6 +64,14 @@ pub fn decide<'a>(config: &'a Config, account: &Account) -> Result<Decision<'a>>
     Ok(Decision::Jailed { profile, line: rule.line })
 }
 
+/// Groups whose rules were passed over because the account is not in them, up to the rule that decided. Whether that is
+/// so is for the account data base to confirm: to it, a group that it cannot reach looks like one without members.
+pub fn passed_over<'a>(config: &'a Config, account: &Account) -> impl Iterator<Item = (usize, &'a str)> {
+    let deciding = config.rules.iter().position(|rule| matches(rule, account)).unwrap_or(config.rules.len());
+    let groups = |rule: &'a Rule| rule.groups.iter().map(|group| (rule.line, group.as_str()));
+    config.rules[..deciding].iter().flat_map(groups)
+}
+
 fn matches(rule: &Rule, account: &Account) -> bool {
     let user = rule.users.is_empty() || rule.users.iter().any(|name| name == "*" || *name == account.name);
     let member = |group: &String| account.groups.iter().any(|own| own.name == *group);
@@ -127,6 +135,18 @@ mod tests {
         assert!(
             decide(&config, &account("root", 1000, &[])).is_ok_and(|d| matches!(d, Decision::Jailed { .. }))
         );
+    }
+
+    #[test]
+    fn groups_of_rules_that_did_not_match_are_to_be_confirmed() {
+        let config = config(
+            "[[rules]]\ngroup = \"one\"\nprofile = \"a\"\n[[rules]]\nuser = \"eve\"\nexempt = true\n\
+             [[rules]]\ngroup = \"two\"\nprofile = \"a\"\n",
+        );
+        let groups = |account| passed_over(&config, &account).map(|(_, group)| group).collect::<Vec<_>>();
+        assert_eq!(groups(account("eve", 1000, &[])), ["one"]);
+        assert_eq!(groups(account("bob", 1001, &[])), ["one", "two"]);
+        assert!(groups(account("amy", 1002, &["one"])).is_empty());
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Corner {
     pub fn hold(&self) -> Result<File> {
         let path = self.dir.join("alive");
         let file = open_lock(&path)?;
-        flock(&file, FlockOperation::LockShared).act("lock", &path)?;
+        patient(&file, FlockOperation::NonBlockingLockShared, &path)?;
         Ok(file)
     }
 
@@ -160,7 +160,7 @@ pub fn corners() -> Result<Vec<Corner>> {
     Ok(corners)
 }
 
-/// Locks a file of its own for as long as the value lives; waits for it.
+/// Locks a file of its own for as long as the value lives; waits for it, for 20 s at most.
 ///
 /// # Errors
 /// [`Error::Act`].
@@ -169,8 +169,17 @@ pub fn lock_file(path: &Path) -> Result<File> {
         private_dir(parent)?;
     }
     let file = open_lock(path)?;
-    flock(&file, FlockOperation::LockExclusive).act("lock", path)?;
+    patient(&file, FlockOperation::NonBlockingLockExclusive, path)?;
     Ok(file)
+}
+
+/// Locks within the patience of a login, or says that it could not.
+fn patient(file: &File, how: FlockOperation, path: &Path) -> Result<()> {
+    if wait(file, how, PATIENCE)? {
+        return Ok(());
+    }
+    let held = std::io::Error::other(format!("another process has held it for {} s", PATIENCE.as_secs()));
+    Err(held).act("lock", path)
 }
 
 /// Makes a directory (and its parents) that only root can enter; refuses one that others can.

@@ -623,3 +623,15 @@ fn an_error_of_the_kernel_at_any_step_refuses_with_a_sentence() {
     is_whole(&host, &kept, "all errors");
     assert_eq!(logged(&host, "event=jail-raised"), 2);
 }
+
+#[test]
+fn a_rule_for_a_group_that_is_not_there_exempts_nobody() {
+    lab::require_root!();
+    let host = keyed(setup("").config(&config("").replace("group = \"jailed\"", "group = \"jialed\"")));
+    for user in ["alice", "bob"] {
+        is_refused(&host, user, &["names the group", "jialed"], "a group that does not exist");
+    }
+    assert_eq!(host.ssh("root", "echo in").text(), "in");
+    let said = host.root("ojail check").fails();
+    assert!(said.stdout.contains("names the group \"jialed\", which does not exist"), "{said}");
+}

@@ -13,7 +13,7 @@ use time::{OffsetDateTime, UtcOffset};
 use super::{configuration, say};
 use crate::account::{self, Username};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::jail::door::{Answer, Door, Request, Status};
 use crate::jail::plan;
 use crate::policy::{Decision, decide};
@@ -57,15 +57,15 @@ pub(super) fn run(json: bool) -> Result<ExitCode> {
             Ok(Some(Answer::Status(status))) => {
                 jails.insert(user.clone(), running(user, door.pid(), status, config.as_ref().ok()));
             }
-            // Raised by another version of ojail: it runs, and more cannot be told.
-            Ok(Some(_)) | Err(Error::Door { .. }) => {
+            // Raised by another version of ojail, or stopped: it is there, and more cannot be told. One user's jail must
+            // not hide all others.
+            Ok(Some(_)) | Err(_) => {
                 jails.insert(
                     user.clone(),
                     Jail { pid: Some(door.pid()), running: true, outdated: true, ..resting(user) },
                 );
             }
             Ok(None) => {}
-            Err(error) => return Err(error),
         }
     }
     if let Ok(config) = &config {

@@ -17,8 +17,9 @@ use clap::{Parser, Subcommand};
 use crate::account::{self, Account, Username};
 use crate::config::{self, Config, Profile};
 use crate::error::{Error, Result};
+use crate::jail::login::judge;
 use crate::paths;
-use crate::policy::{Decision, decide};
+use crate::policy::Decision;
 
 /// A Debian of their own for every user who logs in over SSH.
 #[derive(Debug, Parser)]
@@ -113,7 +114,7 @@ fn configuration() -> Result<Config> {
 /// The profile of a jailed user.
 fn jailed<'a>(config: &'a Config, user: &str) -> Result<(Account, &'a Profile)> {
     let account = account::lookup(user)?;
-    match decide(config, &account)? {
+    match judge(config, &account)? {
         Decision::Jailed { profile, .. } => Ok((account, profile)),
         Decision::Exempt(why) => Err(Error::NotJailed { user: account.name, why: why.to_string() }),
     }

@@ -63,6 +63,10 @@ impl Carrier {
         signals.thread_block().act("block", "SIGWINCH")?;
         let resized = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .act("watch", "the size of the terminal")?;
+        // A session that does not read must not hold this process.
+        for end in &far {
+            rustix::io::ioctl_fionbio(end, true).act("prepare", "the streams of the session")?;
+        }
         let mut carrier = Self { far, child, resized, before: None };
         if carrier.on_a_terminal() {
             carrier.resize();
@@ -89,57 +93,59 @@ impl Carrier {
     /// The loop.
     pub(super) fn carry(mut self) -> Result<()> {
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-        let mut input_open = true;
         // On a terminal there is one far end for both directions; else input, output, errors.
         let mut outputs: Vec<(usize, BorrowedFd<'_>)> = if self.on_a_terminal() {
             vec![(0, stdout.as_fd())]
         } else {
             vec![(1, stdout.as_fd()), (2, stderr.as_fd())]
         };
+        // Input that the session has not taken yet. While there is some, no more is read, and outputs go on: a session
+        // that writes before it reads must not wait for us while we wait for it.
+        let mut pending: Vec<u8> = Vec::new();
+        let mut input = true;
         let mut ended = false;
         loop {
             let mut fds =
                 vec![PollFd::new(&self.child, PollFlags::IN), PollFd::new(&self.resized, PollFlags::IN)];
             fds.extend(outputs.iter().map(|(far, _)| PollFd::new(&self.far[*far], PollFlags::IN)));
-            if input_open {
+            if !pending.is_empty() {
+                fds.push(PollFd::new(&self.far[0], PollFlags::OUT));
+            } else if input {
                 fds.push(PollFd::new(&stdin, PollFlags::IN));
             }
-            // Once the process has ended, what it wrote is still carried, but nothing is waited for: something that
-            // it left in the background may keep the stream open for ever.
-            let timeout = ended.then(rustix::event::Timespec::default);
-            match poll(&mut fds, timeout.as_ref()) {
-                Ok(0) => return Ok(()),
+            match poll(&mut fds, None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(e).act("poll", "the session"),
             }
             let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
             drop(fds);
-            ended |= ready[0];
-            if ready[1] {
+            let (ours, rest) = ready.split_at(2);
+            let (from_session, to_session) = rest.split_at(outputs.len());
+            ended |= ours[0];
+            if ours[1] {
                 while let Ok(Some(_)) = self.resized.read_signal() {}
                 self.resize();
             }
-            if input_open && ready.last() == Some(&true) && !carry_some(stdin.as_fd(), self.far[0].as_fd()) {
-                input_open = false;
-                if !self.on_a_terminal() {
+            if to_session == [true] {
+                if pending.is_empty() {
+                    input = take(stdin.as_fd(), &mut pending);
+                }
+                if !give(self.far[0].as_fd(), &mut pending) {
+                    (input, pending) = (false, Vec::new());
+                }
+                if !input && pending.is_empty() && !self.on_a_terminal() {
                     // End of file for the session: its only writer goes away.
                     self.far[0] =
                         rustix::fs::open("/dev/null", rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
                             .act("open", "/dev/null")?;
                 }
             }
-            let mut number = 0;
-            outputs.retain(|(far, to)| {
-                number += 1;
-                !ready[1 + number] || carry_some(self.far[*far].as_fd(), *to)
-            });
-            if outputs.is_empty() && !ended {
-                // Nothing more to carry, but the process may go on.
-                let mut fds = [PollFd::new(&self.child, PollFlags::IN)];
-                poll(&mut fds, None).act("wait for", "the session")?;
-                return Ok(());
-            }
-            if ended && (outputs.is_empty() || !ready[2..].iter().any(|ready| *ready)) {
+            let mut flags = from_session.iter();
+            outputs
+                .retain(|(far, to)| flags.next() != Some(&true) || carry_some(self.far[*far].as_fd(), *to));
+            // What the process wrote is still carried, but nothing more is waited for: something that it left in the
+            // background may keep the streams open for ever.
+            if ended && !from_session.contains(&true) {
                 return Ok(());
             }
         }
@@ -154,26 +160,48 @@ impl Drop for Carrier {
     }
 }
 
-/// Carries what is there. `false`: no more will come, or nobody wants it.
-fn carry_some(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
+/// Reads what is there. `false`: no more will come.
+fn take(from: BorrowedFd<'_>, into: &mut Vec<u8>) -> bool {
     let mut buffer = [0; 16 * 1024];
-    let mut rest = match rustix::io::read(from, &mut buffer[..]) {
-        Ok(0) => return false,
-        Ok(length) => &buffer[..length],
-        Err(Errno::INTR | Errno::AGAIN) => return true,
+    match rustix::io::read(from, &mut buffer[..]) {
+        Ok(0) => false,
+        Ok(length) => {
+            into.extend_from_slice(&buffer[..length]);
+            true
+        }
+        Err(Errno::INTR | Errno::AGAIN) => true,
         // A pty whose last user is gone says EIO.
-        Err(_) => return false,
-    };
+        Err(_) => false,
+    }
+}
+
+/// Writes as much as is taken. `false`: nobody wants it any more.
+fn give(to: BorrowedFd<'_>, from: &mut Vec<u8>) -> bool {
+    if from.is_empty() {
+        return true;
+    }
+    match rustix::io::write(to, from) {
+        Ok(length) => {
+            from.drain(..length);
+            true
+        }
+        Err(Errno::INTR | Errno::AGAIN) => true,
+        Err(_) => false,
+    }
+}
+
+/// Carries what is there to one of the administrator's own streams. `false`: no more will come, or nobody wants it.
+fn carry_some(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
+    let mut rest = Vec::new();
+    let more = take(from, &mut rest);
     while !rest.is_empty() {
-        match rustix::io::write(to, rest) {
-            Ok(length) => rest = &rest[length..],
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                let mut fds = [PollFd::new(&to, PollFlags::OUT)];
-                let _ = poll(&mut fds, None);
-            }
-            Err(_) => return false,
+        if !give(to, &mut rest) {
+            return false;
+        }
+        if !rest.is_empty() {
+            let mut fds = [PollFd::new(&to, PollFlags::OUT)];
+            let _ = poll(&mut fds, None);
         }
     }
-    true
+    more
 }

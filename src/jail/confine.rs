@@ -81,6 +81,10 @@ pub fn login(root: bool) -> Result<()> {
 /// # Errors
 /// [`Error::Act`] or [`Error::Surprise`].
 pub(super) fn become_init() -> Result<()> {
+    // A saved uid of its own: prlimit(2) and the like let one process change another of the same three uids, and root
+    // of the jail must not set the limits of PID 1.
+    let (root, other) = (Uid::from_raw(0), Uid::from_raw(65_534));
+    setresuid(root, root, other).act("set apart", "PID 1")?;
     bound(&CapsHashSet::new())?;
     secure(
         CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
@@ -95,17 +99,17 @@ pub(super) fn become_init() -> Result<()> {
     nix::sys::prctl::set_dumpable(false).act("protect", "PID 1")
 }
 
-/// Becomes uid 0, gid 0 of the user namespace that this process is in: nobody outside of it.
+/// Becomes uid 0, gid 0, real, effective and saved, of the user namespace that this process is in.
 ///
 /// # Errors
 /// [`Error::Act`] or [`Error::Surprise`].
-pub(super) fn become_jail_root(groups: &[u32]) -> Result<()> {
+pub(super) fn become_root(groups: &[u32]) -> Result<()> {
     // Groups first and the uid last: each step needs what the next one gives up.
     let gids: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     setgroups(&gids).act("set the groups to", format!("{groups:?}"))?;
     let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
-    setresgid(gid, gid, gid).act("become", "gid 0 of the jail")?;
-    setresuid(uid, uid, uid).act("become", "uid 0 of the jail")?;
+    setresgid(gid, gid, gid).act("become", "gid 0")?;
+    setresuid(uid, uid, uid).act("become", "uid 0")?;
     let is = nix::unistd::getresuid().act("ask for", "the uids")?;
     if (is.real, is.effective, is.saved) != (uid, uid, uid) {
         return Err(Error::Surprise { what: "the uid", wanted: "0".into(), is: format!("{is:?}") });

@@ -170,7 +170,7 @@ impl Door {
     /// [`Error::Act`]. That PID 1 has gone meanwhile is none.
     pub fn tell(&self, request: &Request) -> Result<()> {
         match say(&self.socket, request) {
-            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(e) if !matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                 Err(e).act("talk to PID 1 of the jail of", self.user.as_str())
             }
             _ => Ok(()),

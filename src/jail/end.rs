@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::door::{Door, Request};
-use crate::error::{Act, Error, Result};
+use crate::error::{Error, Result};
 use crate::runtime::Corner;
 
 /// How long a jail has to end by itself: its own grace between SIGTERM and SIGKILL, and some more.
@@ -23,7 +23,7 @@ pub fn end(corner: &Corner) -> Result<bool> {
         // PID 1 may be dead and its login processes not yet.
         return if corner.gone(PATIENCE)? { Ok(false) } else { Err(still(corner)) };
     };
-    let namespace = user_namespace(door.pid()).act("examine", "the user namespace of the jail")?;
+    let members = Members::of(&door);
     door.tell(&Request::Stop)?;
     if !door.wait_for_end(PATIENCE)? {
         // It did not listen (or was stopped). The kernel ends every process of the namespace with its PID 1.
@@ -32,12 +32,14 @@ pub fn end(corner: &Corner) -> Result<bool> {
             return Err(still(corner));
         }
     }
-    // Login processes are on the host's side of the PID namespace. Most end with their child; the rest is ended here.
-    if !corner.gone(Duration::from_millis(500))? {
-        kill_members(namespace);
-        if !corner.gone(PATIENCE)? {
-            return Err(still(corner));
-        }
+    // Login processes are on the host's side of the PID namespace. Most end with their child. The rest is ended here, and
+    // so is what was executed by one without a fork: it is in the jail's mounts, but has let go of the claim on them.
+    corner.gone(Duration::from_millis(500))?;
+    if let Some(members) = members {
+        members.kill();
+    }
+    if !corner.gone(PATIENCE)? {
+        return Err(still(corner));
     }
     // A PID 1 that had to be killed could not take its door away.
     corner.sweep()?;
@@ -48,25 +50,44 @@ fn still(corner: &Corner) -> Error {
     Error::StillEnding { user: corner.user().to_string() }
 }
 
-/// The identity of a process' user namespace: device and inode of its file in /proc.
-fn user_namespace(pid: i32) -> std::io::Result<(u64, u64)> {
-    let meta = fs::metadata(format!("/proc/{pid}/ns/user"))?;
-    Ok((meta.dev(), meta.ino()))
+/// The processes of one user namespace.
+struct Members {
+    /// Kept open, so that its inode number cannot become another namespace's.
+    _namespace: fs::File,
+    id: (u64, u64),
 }
 
-/// Kills every process that is in this user namespace. Membership is asked again after the pidfd is open, so a pid that
-/// was reused meanwhile is left alone.
-fn kill_members(namespace: (u64, u64)) {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
-        let member = || user_namespace(pid).is_ok_and(|ns| ns == namespace);
-        if !member() {
-            continue;
-        }
-        if let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
-            if member() {
-                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+impl Members {
+    /// The members of the jail behind this door. `None` if it has just ended, or is not told apart from the host.
+    fn of(door: &Door) -> Option<Self> {
+        let namespace = fs::File::open(format!("/proc/{}/ns/user", door.pid())).ok()?;
+        let id = identity(&namespace.metadata().ok()?);
+        let own = identity(&fs::metadata("/proc/self/ns/user").ok()?);
+        // If PID 1 still lives, the number was still its own when the file was opened.
+        let lives = !door.wait_for_end(Duration::ZERO).ok()?;
+        (lives && id != own).then_some(Self { _namespace: namespace, id })
+    }
+
+    /// Kills them. Membership is asked again after each pidfd is open, so a pid that was reused is left alone.
+    fn kill(&self) {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+            let member =
+                || fs::metadata(format!("/proc/{pid}/ns/user")).is_ok_and(|meta| identity(&meta) == self.id);
+            if !member() {
+                continue;
+            }
+            if let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+            {
+                if member() {
+                    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+                }
             }
         }
     }
+}
+
+/// What tells one namespace from another: device and inode of its file in /proc.
+fn identity(meta: &fs::Metadata) -> (u64, u64) {
+    (meta.dev(), meta.ino())
 }

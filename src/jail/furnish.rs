@@ -29,7 +29,7 @@ pub(super) struct Furniture {
 /// One file.
 struct Piece {
     path: &'static str,
-    text: String,
+    content: Vec<u8>,
     mode: u32,
     group: u32,
     /// Whether a login fails without it, so that an upper's own version is mended too.
@@ -41,27 +41,32 @@ const SHADOW: u32 = 42;
 
 impl Furniture {
     /// Decides what this jail needs, from what it would show without furniture.
-    pub(super) fn choose(plan: &Plan, preview: &OwnedFd) -> Result<Self> {
+    ///
+    /// `bind_is_dir` tells of each bind what host root found its source to be.
+    pub(super) fn choose(plan: &Plan, preview: &OwnedFd, bind_is_dir: &[bool]) -> Result<Self> {
         let preview = preview.try_clone().act("copy", "a descriptor")?;
         let inside = Tree::at(preview, plan.user.as_str());
-        let text = |path: &str| inside.text(path).unwrap_or_default();
-        let piece = |path, text, needed| Piece { path, text, mode: 0o644, group: 0, needed };
+        let content = |path: &str| inside.content(path).map(Option::unwrap_or_default);
+        let piece = |path, content, needed| Piece { path, content, mode: 0o644, group: 0, needed };
         let mut files = vec![
-            piece("etc/passwd", passwd(&text("etc/passwd"), plan), true),
-            piece("etc/group", group(&text("etc/group"), plan), true),
+            piece("etc/passwd", passwd(&content("etc/passwd")?, plan), true),
+            piece("etc/group", group(&content("etc/group")?, plan), true),
             Piece {
                 mode: 0o640,
                 group: SHADOW,
-                ..piece("etc/shadow", shadow(&text("etc/shadow"), plan), true)
+                ..piece("etc/shadow", shadow(&content("etc/shadow")?, plan), true)
             },
-            piece("etc/hosts", hosts(&text("etc/hosts"), &plan.host), false),
         ];
+        // What a login does not need is left alone where it is something else than a plain file.
+        if let Ok(old) = content("etc/hosts") {
+            files.push(piece("etc/hosts", hosts(&old, &plan.host), false));
+        }
         if let Some(text) = &plan.resolv_conf {
-            files.push(piece("etc/resolv.conf", text.clone(), false));
+            files.push(piece("etc/resolv.conf", text.clone().into_bytes(), false));
         }
         if plan.root && inside.exists("etc/sudoers") {
             let text = format!("{} ALL=(ALL:ALL) NOPASSWD: ALL\n", plan.user);
-            files.push(Piece { mode: 0o440, ..piece("etc/sudoers.d/ojail", text, false) });
+            files.push(Piece { mode: 0o440, ..piece("etc/sudoers.d/ojail", text.into_bytes(), false) });
         }
 
         let root = (0, 0);
@@ -75,13 +80,11 @@ impl Furniture {
             dirs.push((home, 0o700, (plan.uid, plan.gid)));
         }
         let mut points = vec![relative(Path::new(&paths::shell()))];
-        for bind in &plan.binds {
-            // What the bind is, file or directory, shows in the mount; a directory is the usual case, and `Tree` makes
-            // the mount point where this guess is wrong.
-            if fs::metadata(&bind.source).is_ok_and(|meta| meta.is_file()) {
-                points.push(relative(&bind.target));
-            } else {
+        for (bind, is_dir) in plan.binds.iter().zip(bind_is_dir) {
+            if *is_dir {
                 dirs.push((relative(&bind.target), 0o755, root));
+            } else {
+                points.push(relative(&bind.target));
             }
         }
         // Where the jail has something else than a directory in the way (usually a symbolic link, like /home to
@@ -98,7 +101,7 @@ impl Furniture {
             let path = base.join(piece.path);
             let place = || -> io::Result<()> {
                 fs::create_dir_all(path.parent().unwrap_or(base))?;
-                fs::write(&path, &piece.text)?;
+                fs::write(&path, &piece.content)?;
                 chown(&path, Some(0), Some(piece.group))?;
                 fs::set_permissions(&path, fs::Permissions::from_mode(piece.mode))
             };
@@ -128,8 +131,8 @@ impl Furniture {
     /// home in the upper.
     pub(super) fn settle(&self, plan: &Plan, tree: &Tree) -> Result<()> {
         for piece in self.files.iter().filter(|piece| piece.needed) {
-            if tree.text(piece.path).as_deref() != Some(&piece.text) {
-                tree.replace(piece.path, &piece.text, piece.mode, (0, piece.group))?;
+            if tree.content(piece.path)?.as_ref() != Some(&piece.content) {
+                tree.replace(piece.path, &piece.content, piece.mode, (0, piece.group))?;
             }
         }
         let own = (plan.uid, plan.gid);
@@ -141,14 +144,14 @@ impl Furniture {
             shell: plan.profile_shell.clone(),
         };
         let text = serde_json::to_string(&marker).map_err(io::Error::from).act("write", paths::MARKER)?;
-        tree.replace(&relative(Path::new(paths::MARKER)), &text, 0o644, (0, 0))?;
+        tree.replace(&relative(Path::new(paths::MARKER)), text.as_bytes(), 0o644, (0, 0))?;
 
         let home = relative(&plan.home);
         if plan.home_from == Home::Jail && plan.upper.is_some() && !tree.exists(&home) {
             tree.owned_dir(&home, 0o700, own)?;
             for (name, mode) in tree.files("etc/skel") {
-                if let Some(text) = tree.text(&format!("etc/skel/{name}")) {
-                    tree.replace(&format!("{home}/{name}"), &text, mode, own)?;
+                if let Ok(Some(content)) = tree.content(&format!("etc/skel/{name}")) {
+                    tree.replace(&format!("{home}/{name}"), &content, mode, own)?;
                 }
             }
         }
@@ -190,30 +193,37 @@ fn in_the_way(inside: &Tree, path: &str) -> bool {
     inside.is_link(path)
 }
 
-/// The text with the line of each of these keys (the first field) replaced, or appended.
-fn with_line(text: &str, key: &str, line: &str, keep: impl Fn(&str) -> bool) -> String {
-    let mut out = String::new();
+/// The content with the line of this key (the first field) replaced or kept, or else appended. In bytes: what others wrote
+/// in whatever encoding stays as it is.
+fn with_line(content: &[u8], key: &str, line: &str, keep: impl Fn(&[&[u8]]) -> bool) -> Vec<u8> {
+    let mut out = Vec::new();
     let mut there = false;
-    for old in text.lines() {
-        if old.split(':').next() == Some(key) {
+    let body = content.strip_suffix(b"\n").unwrap_or(content);
+    for old in body.split(|b| *b == b'\n').filter(|_| !content.is_empty()) {
+        let fields: Vec<&[u8]> = old.split(|b| *b == b':').collect();
+        if fields[0] == key.as_bytes() {
             if there {
                 continue;
             }
             there = true;
-            out += if keep(old) { old } else { line };
+            out.extend_from_slice(if keep(&fields) { old } else { line.as_bytes() });
         } else {
-            out += old;
+            out.extend_from_slice(old);
         }
-        out.push('\n');
+        out.push(b'\n');
     }
     if !there {
-        out += line;
-        out.push('\n');
+        out.extend_from_slice(line.as_bytes());
+        out.push(b'\n');
     }
     out
 }
 
-fn passwd(text: &str, plan: &Plan) -> String {
+fn or<'a>(content: &'a [u8], default: &'a str) -> &'a [u8] {
+    if content.is_empty() { default.as_bytes() } else { content }
+}
+
+fn passwd(content: &[u8], plan: &Plan) -> Vec<u8> {
     let (uid, gid) = (plan.uid.to_string(), plan.gid.to_string());
     let line = format!(
         "{}:x:{uid}:{gid}:{}:{}:{}",
@@ -222,53 +232,50 @@ fn passwd(text: &str, plan: &Plan) -> String {
         plan.home.display(),
         plan.shell.display()
     );
-    let text = if text.is_empty() { "root:x:0:0:root:/root:/bin/sh\n" } else { text };
     // A line with the right ids may be the user's own work (`chsh`): it stays.
-    with_line(text, plan.user.as_str(), &line, |old| {
-        let mut fields = old.split(':').skip(2);
-        fields.next() == Some(&uid) && fields.next() == Some(&gid)
+    with_line(or(content, "root:x:0:0:root:/root:/bin/sh\n"), plan.user.as_str(), &line, |old| {
+        old.get(2..4) == Some(&[uid.as_bytes(), gid.as_bytes()])
     })
 }
 
-fn shadow(text: &str, plan: &Plan) -> String {
-    let text = if text.is_empty() { "root:*::0:99999:7:::\n" } else { text };
+fn shadow(content: &[u8], plan: &Plan) -> Vec<u8> {
     // No password, never expired: sudo asks for a valid account, not for a password.
     let line = format!("{}:*::0:99999:7:::", plan.user);
-    with_line(text, plan.user.as_str(), &line, |_| true)
+    with_line(or(content, "root:*::0:99999:7:::\n"), plan.user.as_str(), &line, |_| true)
 }
 
-fn group(text: &str, plan: &Plan) -> String {
-    let mut text = if text.is_empty() { "root:x:0:\n".to_owned() } else { text.to_owned() };
+fn group(content: &[u8], plan: &Plan) -> Vec<u8> {
+    let mut content = or(content, "root:x:0:\n").to_owned();
     for (number, group) in plan.groups.iter().enumerate() {
         let gid = group.gid.to_string();
         // The primary group needs no member list.
         let member = if number == 0 { "" } else { plan.user.as_str() };
         let line = format!("{}:x:{gid}:{member}", group.name);
-        text = with_line(&text, &group.name, &line, |old| {
-            let fields: Vec<&str> = old.split(':').collect();
-            let listed = fields.get(3).is_some_and(|m| m.split(',').any(|m| m == plan.user.as_str()));
-            fields.get(2) == Some(&gid.as_str()) && (member.is_empty() || listed)
+        content = with_line(&content, &group.name, &line, |old| {
+            let members = old.get(3).copied().unwrap_or_default();
+            let listed = members.split(|b| *b == b',').any(|name| name == plan.user.as_str().as_bytes());
+            old.get(2) == Some(&gid.as_bytes()) && (member.is_empty() || listed)
         });
     }
-    text
+    content
 }
 
 /// The host's name must resolve inside, or sudo waits for DNS each time.
-fn hosts(text: &str, host: &str) -> String {
-    let known = text
+fn hosts(content: &[u8], host: &str) -> Vec<u8> {
+    let text = String::from_utf8_lossy(content);
+    let names = text
         .lines()
         .filter_map(|line| line.split('#').next())
-        .any(|line| line.split_whitespace().skip(1).any(|w| w == host));
-    if known {
-        return text.to_owned();
+        .flat_map(|line| line.split_whitespace().skip(1));
+    if names.into_iter().any(|name| name == host) {
+        return content.to_owned();
     }
-    let text = if text.is_empty() {
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-    } else {
-        text
-    };
-    let gap = if text.ends_with('\n') { "" } else { "\n" };
-    format!("{text}{gap}127.0.1.1\t{host}\n")
+    let mut out = or(content, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n").to_owned();
+    if !out.ends_with(b"\n") {
+        out.push(b'\n');
+    }
+    out.extend_from_slice(format!("127.0.1.1\t{host}\n").as_bytes());
+    out
 }
 
 #[cfg(test)]
@@ -277,17 +284,27 @@ mod tests {
 
     #[test]
     fn a_line_is_appended_replaced_or_kept() {
+        let with = |text: &str, key, line, keep: bool| {
+            String::from_utf8(with_line(text.as_bytes(), key, line, |_| keep)).unwrap()
+        };
         let text = "root:x:0\nbob:x:1\n";
-        assert_eq!(with_line(text, "amy", "amy:x:2", |_| true), "root:x:0\nbob:x:1\namy:x:2\n");
-        assert_eq!(with_line(text, "bob", "bob:x:2", |_| false), "root:x:0\nbob:x:2\n");
-        assert_eq!(with_line(text, "bob", "bob:x:2", |_| true), text);
-        assert_eq!(with_line("a\nbob:1\nbob:2", "bob", "bob:3", |_| false), "a\nbob:3\n");
+        assert_eq!(with(text, "amy", "amy:x:2", true), "root:x:0\nbob:x:1\namy:x:2\n");
+        assert_eq!(with(text, "bob", "bob:x:2", false), "root:x:0\nbob:x:2\n");
+        assert_eq!(with(text, "bob", "bob:x:2", true), text);
+        assert_eq!(with("a\nbob:1\nbob:2", "bob", "bob:3", false), "a\nbob:3\n");
+        assert_eq!(with("", "bob", "bob:3", false), "bob:3\n");
+    }
+
+    #[test]
+    fn bytes_of_other_encodings_stay() {
+        assert_eq!(with_line(b"j\xf6rg:x\n\n", "amy", "amy:x", |_| true), b"j\xf6rg:x\n\namy:x\n");
     }
 
     #[test]
     fn the_hosts_name_is_added_once() {
-        assert_eq!(hosts("127.0.1.1 box\n", "box"), "127.0.1.1 box\n");
-        assert!(hosts("127.0.0.1 localhost # box", "box").ends_with("\n127.0.1.1\tbox\n"));
-        assert!(hosts("", "box").contains("localhost"));
+        let hosts = |text: &str| String::from_utf8(hosts(text.as_bytes(), "box")).unwrap();
+        assert_eq!(hosts("127.0.1.1 box\n"), "127.0.1.1 box\n");
+        assert!(hosts("127.0.0.1 localhost # box").ends_with("\n127.0.1.1\tbox\n"));
+        assert!(hosts("").contains("localhost"));
     }
 }

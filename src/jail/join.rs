@@ -49,6 +49,6 @@ pub fn join(corner: &Corner, door: Door, house: &House) -> Result<Session> {
 
     // 5. Become root of the jail, with the user's groups: until here this process is uid 0 of the host, which has no
     //    name inside. `su` sets no groups after this, sshd does.
-    confine::become_jail_root(&house.groups)?;
+    confine::become_root(&house.groups)?;
     Ok(Session { _line: door.into_session(), _alive: alive })
 }

@@ -269,7 +269,7 @@ impl Life {
                 terms: self.house.terms,
                 since: self.house.since,
                 sessions: self.callers.iter().filter_map(|caller| caller.guest.clone()).collect(),
-                processes: others().count(),
+                processes: others().unwrap_or_default(),
             })),
             // No answer: the end of the connection is the end of the jail.
             Request::Stop => {
@@ -339,15 +339,16 @@ fn signal_all(signal: Signal) {
     let _ = kill(Pid::from_raw(-1), signal);
 }
 
-/// Whether anything but PID 1 lives inside.
+/// Whether anything but PID 1 lives inside. If that cannot be told, something does: a jail never ends by mistake.
 fn occupied() -> bool {
     reap();
-    others().next().is_some()
+    others().is_none_or(|others| others > 0)
 }
 
-/// The other processes of this PID namespace. Its own /proc is the one place that also knows those whose parent is a
-/// login process on the host.
-fn others() -> impl Iterator<Item = u32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|pid| *pid != 1)
+/// How many other processes are in this PID namespace. Its own /proc is the one place that also knows those whose parent
+/// is a login process on the host.
+fn others() -> Option<usize> {
+    let pid = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+    let pids = std::fs::read_dir("/proc").ok()?.flatten().filter_map(pid);
+    Some(pids.filter(|pid| *pid != 1).count())
 }

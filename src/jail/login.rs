@@ -11,7 +11,7 @@ use crate::config::{self, Config, Profile};
 use crate::error::{Error, Result};
 use crate::log::{Level, Log};
 use crate::paths;
-use crate::policy::{Decision, Exempt, decide};
+use crate::policy::{Decision, Exempt, decide, passed_over};
 use crate::runtime::Corner;
 
 /// How long a login waits for a jail that is ending; what takes longer than this is told by the claim on the upper.
@@ -56,7 +56,7 @@ pub fn open(visitor: &Visitor, log: &mut Log) -> Result<Login> {
     let config = config::load(paths::CONFIG.as_ref())?;
 
     // 2. Jailed or exempt?
-    let profile = match decide(&config, &account)? {
+    let profile = match judge(&config, &account)? {
         Decision::Exempt(why) => return Ok(Login::Exempt(why)),
         Decision::Jailed { profile, .. } => profile,
     };
@@ -86,6 +86,21 @@ pub fn open(visitor: &Visitor, log: &mut Log) -> Result<Login> {
         ],
     );
     Ok(Login::Jailed { session, house })
+}
+
+/// Jailed or exempt, with what the account data base said of groups confirmed: while a directory service is away, a
+/// jailed user must not look like one whom no rule matches.
+///
+/// # Errors
+/// As [`decide`]; [`Error::NoSuchGroup`] and [`Error::Act`] if a group cannot be asked for.
+pub fn judge<'a>(config: &'a Config, account: &Account) -> Result<Decision<'a>> {
+    let decision = decide(config, account)?;
+    if decision != Decision::Exempt(Exempt::Root) {
+        for (line, group) in passed_over(config, account) {
+            account::confirm_outside(account, group, &format!("the rule at line {line}"))?;
+        }
+    }
+    Ok(decision)
 }
 
 fn guest(visitor: &Visitor, uid: u32, terms: Terms) -> Guest {
@@ -130,9 +145,9 @@ fn raised(
     if let Some(welcome) = knock(corner, guest)? {
         return Ok(welcome);
     }
-    corner.sweep()?;
     // Nothing of the last jail is mounted any more, and nobody else can raise: one upper, one overlay.
     let alive = corner.claim()?;
+    corner.sweep()?;
     let plan = plan::make(config, profile, account)?;
     start::start(&plan, alive)?;
     log.event(Level::Info, "jail-raised", &[("user", &account.name), ("profile", &profile.name)]);

@@ -92,7 +92,10 @@ pub fn make(config: &Config, profile: &Profile, account: &Account) -> Result<Pla
     let share = share(profile, account)?;
     for group in &profile.groups {
         if !account.groups.iter().any(|own| own.name == *group) && !account::group_exists(group)? {
-            return Err(Error::NoSuchGroup { profile: profile.name.clone(), group: group.clone() });
+            return Err(Error::NoSuchGroup {
+                named_by: format!("profile {}", profile.name),
+                group: group.clone(),
+            });
         }
     }
     // Layers before ids and upper: a profile that cannot work leaves nothing on disk.

@@ -58,8 +58,9 @@ fn try_it(config: &Config, profile: &Profile) -> Result<()> {
 
     let corner = Corner::of(&plan.user);
     let _lock = corner.lock()?;
+    let alive = corner.claim()?;
     corner.sweep()?;
-    start::start(&plan, corner.claim()?)?;
+    start::start(&plan, alive)?;
     let door = Door::knock(&corner)?.ok_or_else(|| Error::NotRunning { user: plan.user.to_string() })?;
     let mapped = if profile.writable { storage(config, door.pid()) } else { Ok(()) };
     door.tell(&Request::Stop)?;

@@ -38,10 +38,9 @@ pub fn main() {
     }
 }
 
-fn report(mut socket: &UnixStream, outcome: &Outcome) {
-    if let Ok(line) = serde_json::to_string(outcome) {
-        let _ = socket.write_all(format!("{line}\n").as_bytes());
-    }
+/// Tells the caller. `false`: there is nobody to be told any more.
+fn report(mut socket: &UnixStream, outcome: &Outcome) -> bool {
+    serde_json::to_string(outcome).is_ok_and(|line| socket.write_all(format!("{line}\n").as_bytes()).is_ok())
 }
 
 /// What the host half hands to the jail half: descriptors only, all opened by host root.
@@ -63,9 +62,11 @@ const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 fn host_half(mut socket: &UnixStream) -> Result<()> {
-    // 1. Inherit nothing. The login process may have had limits, ignored signals or descriptors of the host's; the
-    //    jail must have none of them, and the steps below must not fail by them. First, because all else opens files.
+    // 1. Inherit nothing. The login process may have had limits, ignored signals or descriptors of the host's, and, in
+    //    su, the real uid of whoever called it, who could stop us; the jail must have none of them, and the steps below
+    //    must not fail by them. First, because all else opens files.
     sys::close_from(3).act("close", "inherited descriptors")?;
+    confine::become_root(&[])?;
     sys::reset_signals().act("reset", "the signals")?;
     reset_limits()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
@@ -186,25 +187,29 @@ fn not_mappable(name: &str, image: Option<crate::layers::Format>, error: &io::Er
 /// The jail half: PID 1 of the jail, root of its user namespace and nobody outside.
 fn jail_half(socket: &UnixStream, go: OwnedFd, handover: Handover) {
     match build(go, handover) {
-        Ok((house, porch, log)) => {
-            report(socket, &Outcome::Ready);
+        // A caller that lost its patience has told everybody that there is no jail, and taken the door away.
+        Ok(Some((house, porch, log))) if report(socket, &Outcome::Ready) => {
             // The caller waits for the line only; what it holds of us must not be more than that.
             let _ = socket.shutdown(std::net::Shutdown::Both);
             life::run(house, &porch, log);
         }
-        Err(error) => report(socket, &Outcome::Failed(error.to_string())),
+        Ok(_) => {}
+        Err(error) => {
+            report(socket, &Outcome::Failed(error.to_string()));
+        }
     }
 }
 
-fn build(go: OwnedFd, handover: Handover) -> Result<(life::House, OwnedFd, Log)> {
+/// `None`: the host half failed, and reports that itself.
+fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd, Log)>> {
     let Handover { plan, layers, storage, home, binds, devices, shell, door, porch, log } = handover;
 
     // 11. Wait for the id maps, then become root of the jail. Before, every file made would belong to nobody.
     if rustix::io::read(&go, &mut [0u8; 1][..]).act("wait for", "the id maps")? == 0 {
-        return Err(Error::NotRaised("the host half of ojail-init ended early".into()));
+        return Ok(None);
     }
     drop(go);
-    confine::become_jail_root(&[])?;
+    confine::become_root(&[])?;
 
     // 12. Lay out a staging tmpfs over the old /run, and work inside of it: overlayfs of older kernels takes short
     //     relative paths only, and only of mounts that are attached. Not over /: the old root must stay the topmost
@@ -234,7 +239,8 @@ fn build(go: OwnedFd, handover: Handover) -> Result<(life::House, OwnedFd, Log)>
         all.extend(lowers.iter().cloned());
         all.push("empty".into());
         let preview = overlay(&all, None)?;
-        furnish::Furniture::choose(&plan, &preview)?
+        let bind_is_dir: Vec<bool> = binds.iter().map(|(_, is_dir)| *is_dir).collect();
+        furnish::Furniture::choose(&plan, &preview, &bind_is_dir)?
     };
     furniture.place_lower("f")?;
 
@@ -345,7 +351,7 @@ fn build(go: OwnedFd, handover: Handover) -> Result<(life::House, OwnedFd, Log)>
 
     // 21. Open the door. listen(2) last: it stamps the socket with what we are now, and only a whole jail may answer.
     door::open(&door).act("open", "the door")?;
-    Ok((life::House::new(plan, door, kept), porch, log))
+    Ok(Some((life::House::new(plan, door, kept), porch, log)))
 }
 
 /// The host's home directory, if it is the user's. Links on the way are followed (many hosts have /home elsewhere):

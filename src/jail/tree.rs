@@ -46,6 +46,10 @@ impl Tree {
         Error::Blocked { path: Path::new("/").join(path), user: self.user.clone(), source: source.into() }
     }
 
+    fn unreadable(&self, path: &str, source: impl Into<io::Error>) -> Error {
+        Error::Unreadable { path: Path::new("/").join(path), user: self.user.clone(), source: source.into() }
+    }
+
     /// The parent's descriptor and the last part of the path. Missing directories are made.
     fn parent<'a>(&self, path: &'a str) -> Result<(OwnedFd, &'a str)> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -98,14 +102,22 @@ impl Tree {
         rustix::fs::symlinkat(target, &parent, name).map_err(|e| self.blocked(path, e))
     }
 
-    /// The text of a plain file; `None` if there is none, or if it is anything else.
-    pub(super) fn text(&self, path: &str) -> Option<String> {
+    /// The content of a plain file; `None` if there is nothing at this path. What is there and cannot be read (a link, a
+    /// fifo, a file of more than 16 MiB) is an error, never taken for empty: somebody would overwrite it.
+    pub(super) fn content(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        const MOST: u64 = 16 << 20;
         // O_NONBLOCK: a fifo in the place of a file must not hold the login.
-        let file = self.open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK).ok()?;
-        let mut file = File::from(file);
-        let plain = file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= 1 << 20);
-        let mut text = Vec::new();
-        (plain && file.read_to_end(&mut text).is_ok()).then(|| String::from_utf8_lossy(&text).into_owned())
+        let file = match self.open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK) {
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            file => File::from(file.map_err(|e| self.unreadable(path, e))?),
+        };
+        let meta = file.metadata().map_err(|e| self.unreadable(path, e))?;
+        if !meta.is_file() || meta.len() > MOST {
+            return Err(self.unreadable(path, io::Error::other("not a plain file of at most 16 MiB")));
+        }
+        let mut content = Vec::new();
+        file.take(MOST).read_to_end(&mut content).map_err(|e| self.unreadable(path, e))?;
+        Ok(Some(content))
     }
 
     /// Whether anything is at this path, a link included.
@@ -124,14 +136,14 @@ impl Tree {
     }
 
     /// Puts a plain file there in one step: whoever reads sees the old one or the new.
-    pub(super) fn replace(&self, path: &str, text: &str, mode: u32, owner: (u32, u32)) -> Result<()> {
+    pub(super) fn replace(&self, path: &str, content: &[u8], mode: u32, owner: (u32, u32)) -> Result<()> {
         let (parent, name) = self.parent(path)?;
         let temp = format!(".{name}.ojail");
         let replace = || -> io::Result<()> {
             let _ = rustix::fs::unlinkat(&parent, temp.as_str(), AtFlags::empty());
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file = File::from(openat(&parent, temp.as_str(), flags, Mode::from_raw_mode(0o600))?);
-            file.write_all(text.as_bytes())?;
+            file.write_all(content)?;
             nix::unistd::fchown(&file, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))?;
             file.set_permissions(fs::Permissions::from_mode(mode))?;
             Ok(rustix::fs::renameat(&parent, temp.as_str(), &parent, name)?)

@@ -74,3 +74,18 @@ fn enter_refuses_who_is_not_jailed() {
     let output = host.ssh("bob", "/usr/sbin/ojail enter alice -- id").fails();
     assert!(output.stderr.contains("needs root"), "{output}");
 }
+
+#[test]
+fn much_input_and_much_output_do_not_wait_for_each_other() {
+    lab::require_root!();
+    let host = host("");
+    host.root("head -c 3000000 /dev/zero > /tmp/zeros").ok();
+    // It writes eighteen bytes for each six that it reads, and so fills the pipe that leads back long before the end.
+    let bytes = host.root("ojail enter alice -- od -v -An -tx1 < /tmp/zeros | wc -c").text();
+    assert_eq!(bytes, "9187500");
+    let writes_first = "ojail enter alice -- sh -c 'head -c 3000000 /dev/zero; cat | wc -c >&2' < /tmp/zeros";
+    let output = host.root(writes_first).ok();
+    assert_eq!((output.bytes.len(), output.stderr.trim()), (3_000_000, "3000000"));
+    // And who reads nothing holds nobody.
+    host.root("ojail enter alice -- true < /tmp/zeros").ok();
+}

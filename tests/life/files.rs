@@ -188,3 +188,13 @@ fn a_session_has_no_open_descriptors_but_its_streams() {
         assert_eq!(targets.text(), "", "{targets}");
     }
 }
+
+#[test]
+fn a_file_that_only_root_can_reach_can_be_bound() {
+    lab::require_root!();
+    let binds = r#"binds = [{ source = "/opt/closed/key", target = "/etc/key" }]"#;
+    let host = setup(binds).file("/opt/closed/key", 0o644, "open sesame").start();
+    host.root("chmod 700 /opt/closed").ok();
+    assert_eq!(host.ssh("alice", "cat /etc/key").text(), "open sesame");
+    host.ssh("alice", "echo x > /etc/key").fails();
+}

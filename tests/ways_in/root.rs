@@ -146,3 +146,12 @@ fn a_shell_that_the_user_chose_stays_chosen() {
     // The host knows nothing of it.
     assert_eq!(host.root("getent passwd alice | cut -d: -f7").text(), "/usr/bin/ojail-shell");
 }
+
+#[test]
+fn root_of_the_jail_sets_no_limits_of_its_pid_1() {
+    lab::require_root!();
+    let host = crate::common::host("root = true");
+    let said = host.ssh("alice", "sudo prlimit --pid 1 --nofile=4:4").fails();
+    assert!(said.stderr.contains("not permitted"), "{said}");
+    assert_eq!(host.ssh("alice", "cat /proc/1/comm").text(), "ojail-init");
+}

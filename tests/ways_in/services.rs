@@ -86,3 +86,19 @@ fn the_systemd_user_manager_is_refused_to_jailed_users() {
     assert!(refused.contains("user=alice") && refused.contains("systemd --user"), "{refused}");
     assert!(!crate::common::runs(&host, "alice"), "a jail was raised for it");
 }
+
+#[test]
+fn an_ordinary_user_who_becomes_a_jailed_one_raises_the_same_jail() {
+    lab::require_root!();
+    // With an image, which only real root can mount: su keeps the real uid of its caller.
+    let host = lab::host()
+        .user(lab::User::new("alice").groups(["jailed"]))
+        .user("bob")
+        .image("debian.erofs")
+        .config(&crate::common::config(""))
+        .pam("sshd")
+        .pam("su")
+        .start();
+    host.root("sed -i '1i auth sufficient pam_permit.so' /etc/pam.d/su").ok();
+    assert_eq!(host.ssh("bob", "su alice -c 'cat /proc/1/comm'").text(), "ojail-init");
+}

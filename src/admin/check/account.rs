@@ -10,8 +10,9 @@ use super::{Report, Setting};
 use crate::account::{self, Account, Username};
 use crate::config::{Config, Home, Profile};
 use crate::ids::Registry;
+use crate::jail::login::judge;
 use crate::paths;
-use crate::policy::{Decision, decide};
+use crate::policy::Decision;
 
 const SUBJECT: &str = "user";
 
@@ -40,7 +41,7 @@ pub(super) fn check(report: &mut Report, setting: &Setting, user: &str) -> Verdi
         report.warn(SUBJECT, format!("{user}: {why}"), "mend the configuration");
         return verdict;
     };
-    match decide(config, &account) {
+    match judge(config, &account) {
         Err(e) => report.fault(SUBJECT, &e),
         Ok(Decision::Exempt(why)) => {
             verdict.why = Some(why.to_string());

@@ -26,8 +26,11 @@ pub(super) fn check(report: &mut Report, setting: &Setting, config: Result<Confi
     } else {
         report.needs_root(SUBJECT, "storage and layers");
     }
+    for rule in &config.rules {
+        groups(report, &format!("the rule at line {}", rule.line), &rule.groups);
+    }
     for profile in config.profiles.values() {
-        groups(report, profile);
+        groups(report, &format!("profile {}", profile.name), &profile.groups);
         for bind in &profile.binds {
             if let Err(e) = fs::metadata(&bind.source) {
                 report.error(
@@ -59,16 +62,13 @@ fn storage(report: &mut Report, config: &Config) {
     }
 }
 
-fn groups(report: &mut Report, profile: &Profile) {
-    for group in &profile.groups {
+fn groups(report: &mut Report, named_by: &str, names: &[String]) {
+    for group in names {
         match account::group_exists(group) {
             Ok(true) => {}
             Ok(false) => report.error(
                 SUBJECT,
-                format!(
-                    "profile {} names the group \"{group}\", which does not exist on this host",
-                    profile.name
-                ),
+                format!("{named_by} names the group \"{group}\", which does not exist on this host"),
                 format!("`groupadd {group}`, or take it out"),
             ),
             Err(e) => report.fault(SUBJECT, &e),
