@@ -166,6 +166,35 @@ impl Registry {
         Ok(known.ranges)
     }
 
+    /// How many more users the pool can give a range. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Registry::ranges`], where it does not depend on a user.
+    pub fn room(&self, ids: &Ids) -> Result<u32> {
+        let mut taken = Vec::new();
+        for path in [&self.subuid, &self.subgid] {
+            let lines = sub_lines(&read_subids(path)?)
+                .map_err(|why| Error::IdRange(format!("{}{why}", path.display())))?;
+            taken.extend(lines.iter().map(|line| Sub { first: line.first, count: line.count }));
+        }
+        for (_, owner) in self.pool(None)? {
+            taken.extend(owner.pool.map(|first| Sub { first, count: COUNT }));
+            taken.push(Sub { first: owner.uid, count: 1 });
+        }
+        let slots = (u64::from(ids.last) + 1 - u64::from(ids.first)) / u64::from(COUNT);
+        // The pool's slots, counted from its start, that each of them lies in.
+        let mut used = BTreeSet::new();
+        for range in taken.iter().filter(|range| range.count > 0) {
+            let slot = |id: u64| id.saturating_sub(u64::from(ids.first)) / u64::from(COUNT);
+            let last = u64::from(range.first) + u64::from(range.count) - 1;
+            if last >= u64::from(ids.first) {
+                used.extend(slot(range.first.into())..=slot(last).min(slots));
+            }
+        }
+        let used = used.range(..slots).count() as u64;
+        Ok(u32::try_from(slots - used).unwrap_or(u32::MAX))
+    }
+
     fn known(&self, user: &Username, account: &Account) -> Result<Known> {
         if account.uid == OVERFLOW {
             return Err(Error::BadId {
@@ -209,7 +238,7 @@ impl Registry {
             recorded: kept.is_some(),
             uids: uids.others,
             gids: gids.others,
-            pool: self.pool(user)?,
+            pool: self.pool(Some(user))?,
         })
     }
 
@@ -241,7 +270,7 @@ impl Registry {
     /// Every range that the pool gave to somebody else, with its owner.
     ///
     /// A damaged record is an error: its range is unknown, so no other can be called free.
-    fn pool(&self, user: &Username) -> Result<Vec<(String, Owner)>> {
+    fn pool(&self, user: Option<&Username>) -> Result<Vec<(String, Owner)>> {
         let entries = match fs::read_dir(&self.users) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.act("list", &self.users)?,
@@ -251,7 +280,7 @@ impl Registry {
             let path = entry.act("list", &self.users)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let Some(name) = name.strip_suffix(".toml") else { continue };
-            if name == user.as_str() {
+            if user.is_some_and(|user| name == user.as_str()) {
                 continue;
             }
             if let Some(owner) = read_owner(&path)? {
@@ -371,34 +400,62 @@ struct Subids {
 
 /// Reads a file of the subuid(5) format: `NAME-OR-UID:FIRST:COUNT` a line. A missing file has no ranges.
 fn subids(path: &Path, user: &Username, uid: u32) -> Result<Subids> {
-    let text = match fs::read_to_string(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => String::new(),
-        text => text.act("read", path)?,
-    };
-    parse_subids(&text, user, uid).map_err(|why| Error::IdRange(format!("{}{why}", path.display())))
+    parse_subids(&read_subids(path)?, user, uid)
+        .map_err(|why| Error::IdRange(format!("{}{why}", path.display())))
 }
 
-fn parse_subids(text: &str, user: &Username, uid: u32) -> Result<Subids, String> {
-    let mut own: Option<Sub> = None;
-    let mut small = None;
-    let mut others = Vec::new();
+fn read_subids(path: &Path) -> Result<String> {
+    match fs::read_to_string(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(String::new()),
+        text => text.act("read", path),
+    }
+}
+
+/// One line of a file of the subuid(5) format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubLine {
+    /// Where it stands, from 1.
+    pub line: usize,
+    /// A user's name, or a uid in digits.
+    pub owner: String,
+    /// First id.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// Reads the text of a file of the subuid(5) format.
+///
+/// # Errors
+/// The first line that is none, as `:LINE: why`, to be appended to the file's name.
+pub fn sub_lines(text: &str) -> Result<Vec<SubLine>, String> {
+    let mut lines = Vec::new();
     for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line.trim())) {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
         let mut fields = line.split(':');
         let parsed = (|| {
-            let name = fields.next()?;
-            let range = Sub { first: fields.next()?.parse().ok()?, count: fields.next()?.parse().ok()? };
-            let fits = u64::from(range.first) + u64::from(range.count) <= u64::from(u32::MAX);
-            (fields.next().is_none() && fits).then_some((name, range))
+            let owner = fields.next()?.to_owned();
+            let (first, count) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            let fits = u64::from(first) + u64::from(count) <= u64::from(u32::MAX);
+            (fields.next().is_none() && fits).then_some(SubLine { line: number, owner, first, count })
         })();
-        let (name, range) =
-            parsed.ok_or_else(|| format!(":{number}: not of the form NAME:FIRST:COUNT: \"{line}\""))?;
-        if name != user.as_str() && name.parse() != Ok(uid) {
-            others.push(Named { name: name.to_owned(), range });
+        lines.push(parsed.ok_or_else(|| format!(":{number}: not of the form NAME:FIRST:COUNT: \"{line}\""))?);
+    }
+    Ok(lines)
+}
+
+fn parse_subids(text: &str, user: &Username, uid: u32) -> Result<Subids, String> {
+    let mut own: Option<Sub> = None;
+    let mut small = None;
+    let mut others = Vec::new();
+    for SubLine { line, owner, first, count } in sub_lines(text)? {
+        let range = Sub { first, count };
+        if owner != user.as_str() && owner.parse() != Ok(uid) {
+            others.push(Named { name: owner, range });
         } else if range.count < COUNT {
-            small = small.or(Some((number, range.count)));
+            small = small.or(Some((line, range.count)));
         } else {
             own = own.or(Some(range));
         }
@@ -517,6 +574,24 @@ mod tests {
         assert_eq!(first.uid, 524_288 + 2 * COUNT, "the first two would overlap rootless' range");
         assert_eq!(bench.ranges("alice", 1000).unwrap(), first);
         assert_eq!(bench.ranges("bob", 1001).unwrap().uid, 524_288 + 3 * COUNT);
+    }
+
+    #[test]
+    fn the_room_of_the_pool_is_what_it_will_give() {
+        for sub in ["", "rootless:530000:65536\n", "a:1:524288\nc:1000000:4000000000\n"] {
+            let bench = Bench::new();
+            bench.sub(sub);
+            bench
+                .registry
+                .ranges(&Username::parse("early").unwrap(), &account("early", 900), &bench.ids)
+                .unwrap();
+            let room = bench.registry.room(&bench.ids).unwrap();
+            for left in (0..room).rev() {
+                bench.ranges(&format!("u{left}"), 1000 + left).unwrap();
+                assert_eq!(bench.registry.room(&bench.ids).unwrap(), left, "{sub:?}");
+            }
+            assert!(bench.ranges("late", 2000).unwrap_err().to_string().contains("is used up"), "{sub:?}");
+        }
     }
 
     #[test]

@@ -66,17 +66,50 @@ pub fn check(storage: &Storage) -> Result<()> {
     for path in [&storage.upperdirs, &storage.workdirs] {
         no_links(path)?;
         private_dir(path)?;
-        let magic = statfs(path).act("examine the file system of", path)?.f_type;
-        #[allow(clippy::unnecessary_cast, reason = "f_type has another width on some architectures")]
-        if let Some((_, name)) = UNFIT.iter().find(|(unfit, _)| *unfit == magic as i64) {
-            let why = format!("is on {name}, which cannot hold an upper; put it on ext4, xfs or btrfs");
-            return Err(Error::Unfit { path: path.clone(), why });
-        }
+        fit(path)?;
     }
+    one_mount(storage)
+}
+
+/// As [`check`], but makes nothing: what is missing is judged by the directory in which it would be made. Returns what
+/// is missing.
+///
+/// # Errors
+/// [`Error::Unfit`] with the mend.
+pub fn look(storage: &Storage) -> Result<Vec<PathBuf>> {
+    let mut missing = Vec::new();
+    for path in [&storage.upperdirs, &storage.workdirs] {
+        no_links(path)?;
+        if there(path) == path.as_path() {
+            private_dir(path)?
+        } else {
+            missing.push(path.clone())
+        }
+        fit(path)?;
+    }
+    one_mount(storage)?;
+    Ok(missing)
+}
+
+/// The deepest part of a path that exists.
+fn there(path: &Path) -> &Path {
+    path.ancestors().find(|part| fs::symlink_metadata(part).is_ok()).unwrap_or(Path::new("/"))
+}
+
+fn fit(path: &Path) -> Result<()> {
+    let magic = statfs(there(path)).act("examine the file system of", path)?.f_type;
+    #[allow(clippy::unnecessary_cast, reason = "f_type has another width on some architectures")]
+    if let Some((_, name)) = UNFIT.iter().find(|(unfit, _)| *unfit == magic as i64) {
+        let why = format!("is on {name}, which cannot hold an upper; put it on ext4, xfs or btrfs");
+        return Err(Error::Unfit { path: path.to_owned(), why });
+    }
+    Ok(())
+}
+
+fn one_mount(storage: &Storage) -> Result<()> {
     let base = common(&storage.upperdirs, &storage.workdirs);
-    if mount_of(&storage.upperdirs)? != mount_of(&storage.workdirs)?
-        || mount_of(&base)? != mount_of(&storage.upperdirs)?
-    {
+    let mount = mount_of(there(&storage.upperdirs))?;
+    if mount != mount_of(there(&storage.workdirs))? || mount_of(there(&base))? != mount {
         return Err(Error::Unfit {
             path: storage.workdirs.clone(),
             why: format!(
@@ -202,6 +235,28 @@ mod tests {
         let common = |a, b| common(Path::new(a), Path::new(b)).display().to_string();
         assert_eq!(common("/srv/overlay/upperdirs", "/srv/overlay/workdirs"), "/srv/overlay");
         assert_eq!(common("/a/up", "/b/work"), "/");
+    }
+
+    #[test]
+    fn looking_makes_nothing_and_judges_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = fs::canonicalize(dir.path()).unwrap();
+        let at = |name: &str| real.join(name);
+        let storage = Storage {
+            lowerdirs: at("lower"),
+            upperdirs: at("o/upper"),
+            workdirs: at("o/work"),
+            asidedirs: at("o/aside"),
+            jails: at("jails"),
+        };
+        // Where the tests run may be an overlay itself, which is told and makes nothing either.
+        let looked = look(&storage);
+        assert!(looked.is_err() || looked.is_ok_and(|missing| missing == [at("o/upper"), at("o/work")]));
+        assert!(!at("o").exists());
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(at("o/upper")).unwrap();
+        let why = look(&storage).unwrap_err().to_string();
+        assert!(why.contains("can be entered by others") || why.contains("overlay"), "{why}");
+        assert!(!at("o/work").exists());
     }
 
     #[test]

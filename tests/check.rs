@@ -135,3 +135,48 @@ fn without_root_it_says_what_it_could_not_look_at() {
     assert!(output.stdout.contains("could not be looked at"), "{output}");
     assert!(output.stdout.contains("bob is not jailed: no rule matches"), "{output}");
 }
+
+#[test]
+fn what_looks_well_and_is_not_is_found() {
+    lab::require_root!();
+    let member = "usermod -a -G jailed bob";
+    let same = "printf 'alice:100000:65536\\nbob:100000:65536\\n' | tee /etc/subuid > /etc/subgid";
+    let swallowed = r"sed -i '/pam_ojail/d' /etc/pam.d/sshd
+        printf 'session optional pam_permit.so a \\ \nsession required pam_ojail.so\n' >> /etc/pam.d/sshd";
+    let forgets = "echo 'session [default=reset] pam_permit.so' >> /etc/pam.d/sshd";
+    for (script, status, words) in [
+        ("rm /etc/pam.d/sshd", 2, "nobody who logs in over SSH is jailed"),
+        (swallowed, 2, "nobody who logs in over SSH is jailed"),
+        (forgets, 2, "forget that it refused"),
+        ("sed -i '1i session include none' /etc/pam.d/sshd", 2, "/etc/pam.d/none, which is not there"),
+        ("echo session optional pam_ojail.so >> /etc/pam.d/sudo", 2, "sudo: pam_ojail is `optional`"),
+        ("chmod 666 /usr/lib/*/security/pam_ojail.so", 2, "can be changed by others"),
+        ("echo garbage >> /etc/subuid", 2, "not of the form NAME:FIRST:COUNT"),
+        (same, 2, "no jail for alice"),
+        ("usermod -g root alice", 2, "it is root's group"),
+        (
+            "install -d -m 700 /srv/overlay/upperdirs; mkdir -m 755 /srv/overlay/workdirs",
+            2,
+            "entered by others",
+        ),
+        (member, 1, "usermod -s /usr/bin/ojail-shell bob"),
+        (
+            "echo 'Match User alice\n ChrootDirectory /srv' > /etc/ssh/sshd_config.d/m.conf",
+            1,
+            "/srv for alice",
+        ),
+    ] {
+        let host = well(setup(""));
+        host.root(script).ok();
+        finds(&host, status, &[words]);
+    }
+}
+
+#[test]
+fn what_is_missing_is_not_made() {
+    lab::require_root!();
+    let host = well(setup(""));
+    host.root("umount /srv/overlay/lowerdirs/debian; rm -r /srv/overlay/lowerdirs").ok();
+    finds(&host, 2, &["there is no directory /srv/overlay/lowerdirs"]);
+    assert_eq!(host.root("ls -A /srv/overlay").text(), "");
+}

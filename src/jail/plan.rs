@@ -203,11 +203,15 @@ fn share(profile: &Profile, account: &Account) -> Result<Share> {
             ),
         });
     }
-    // The host's shell, where it is a shell and not our own stand-in.
+    Ok(Share { user, groups, shell: shell(profile, account) })
+}
+
+/// The shell inside: the profile's, else the host's where it is a shell and not our own stand-in, else bash.
+#[must_use]
+pub fn shell(profile: &Profile, account: &Account) -> PathBuf {
     let stand_in = account.shell.as_os_str().is_empty() || account.shell.ends_with("ojail-shell");
     let host_shell = if stand_in { PathBuf::from("/bin/bash") } else { account.shell.clone() };
-    let shell = profile.shell.clone().unwrap_or(host_shell);
-    Ok(Share { user, groups, shell })
+    profile.shell.clone().unwrap_or(host_shell)
 }
 
 impl Share {

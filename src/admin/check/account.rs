@@ -1,18 +1,21 @@
 //! What a login of this user would come to.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::Serialize;
 
+use super::configuration::lacks;
 use super::{Report, Setting};
 use crate::account::{self, Account, Username};
 use crate::config::{Config, Home, Profile};
 use crate::ids::Registry;
 use crate::jail::login::judge;
-use crate::paths;
+use crate::jail::plan;
 use crate::policy::Decision;
+use crate::{layers, paths};
 
 const SUBJECT: &str = "user";
 
@@ -78,6 +81,10 @@ fn jailed(report: &mut Report, setting: &Setting, config: &Config, profile: &Pro
             format!("usermod -s {} {user}", paths::shell()),
         );
     }
+    // What a login asks of the account before it asks for anything of the disk.
+    if let Err(e) = plan::terms(profile, account) {
+        report.fault(SUBJECT, &e);
+    }
     if profile.home == Home::Host {
         home(report, profile, account);
     }
@@ -91,9 +98,52 @@ fn jailed(report: &mut Report, setting: &Setting, config: &Config, profile: &Pro
         Ok(None) => report.ok(SUBJECT, "ids will be given from the pool at the first login"),
         Err(e) => report.fault(SUBJECT, &e),
     }
-    let upper = config.storage.upperdirs.join(&user);
-    if profile.writable && upper.exists() {
-        report.ok(SUBJECT, format!("changes are in {}", upper.display()));
+    if profile.writable {
+        for (what, dirs) in
+            [("changes", &config.storage.upperdirs), ("work directory", &config.storage.workdirs)]
+        {
+            owned(report, what, &dirs.join(&user));
+        }
+    }
+    shell(report, config, profile, account);
+}
+
+/// What is there of an upper belongs to root on disk, whoever's it is.
+fn owned(report: &mut Report, what: &str, path: &Path) {
+    let shown = path.display();
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => report.error(SUBJECT, format!("cannot examine {shown}: {e}"), "mend the file system"),
+        Ok(meta) if !meta.is_dir() => {
+            report.error(SUBJECT, format!("{shown} is not a directory"), "move it away");
+        }
+        Ok(meta) if meta.uid() != 0 => report.error(
+            SUBJECT,
+            format!("{shown} belongs to uid {}, and must to root: its ids are those of the jail", meta.uid()),
+            format!("chown root: {shown}"),
+        ),
+        Ok(_) => report.ok(SUBJECT, format!("the {what} of the jail: {shown}")),
+    }
+}
+
+/// The shell that `ojail-shell` would become, where the profile does not name one; that one is the configuration's.
+fn shell(report: &mut Report, config: &Config, profile: &Profile, account: &Account) {
+    // Resolving makes the directory of layers, and looking must not.
+    if profile.shell.is_some() || !config.storage.lowerdirs.is_dir() {
+        return;
+    }
+    let Ok(layers) = layers::resolve(&config.storage, &profile.layers) else { return };
+    let shell = plan::shell(profile, account);
+    if lacks(&layers, &shell) {
+        report.warn(
+            SUBJECT,
+            format!(
+                "none of the layers has the shell {} of {}, unless it was installed in the jail",
+                shell.display(),
+                account.name
+            ),
+            format!("install it into a layer, or set `shell` in profile {}", profile.name),
+        );
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::{Report, Setting};
 use crate::config::{Config, Mistake, Profile};
-use crate::{account, layers, paths, store};
+use crate::layers::{self, Layer};
+use crate::{account, paths, runtime, store};
 
 const SUBJECT: &str = "configuration";
 
@@ -14,6 +15,11 @@ pub(super) fn check(report: &mut Report, setting: &Setting, config: Result<Confi
         Ok(config) => config,
         Err(mistake) => {
             report.fault(SUBJECT, &mistake);
+            report.warn(
+                SUBJECT,
+                "kernel, storage, layers, ids and users could not be looked at without a configuration",
+                "mend it, and run `ojail check` again",
+            );
             return;
         }
     };
@@ -32,15 +38,18 @@ pub(super) fn check(report: &mut Report, setting: &Setting, config: Result<Confi
     for profile in config.profiles.values() {
         groups(report, &format!("profile {}", profile.name), &profile.groups);
         for bind in &profile.binds {
-            if let Err(e) = fs::metadata(&bind.source) {
+            let source = bind.source.display();
+            if let Err(e) = store::no_links(&bind.source) {
+                report.fault(SUBJECT, &e);
+            } else if let Err(e) = fs::symlink_metadata(&bind.source) {
                 report.error(
                     SUBJECT,
-                    format!("profile {}: the bind's source {}: {e}", profile.name, bind.source.display()),
+                    format!("profile {}: the bind's source {source}: {e}", profile.name),
                     "make it, or take the bind out",
                 );
             }
         }
-        if setting.root {
+        if setting.root && config.storage.lowerdirs.is_dir() {
             layered(report, &config, profile);
         }
     }
@@ -48,17 +57,33 @@ pub(super) fn check(report: &mut Report, setting: &Setting, config: Result<Confi
 
 fn storage(report: &mut Report, config: &Config) {
     let storage = &config.storage;
-    let missing: Vec<_> =
-        [&storage.upperdirs, &storage.workdirs].into_iter().filter(|path| !path.exists()).collect();
-    if missing.is_empty() {
-        match store::check(storage) {
-            Ok(()) => report.ok(SUBJECT, format!("{} can hold uppers", storage.upperdirs.display())),
-            Err(e) => report.fault(SUBJECT, &e),
+    if !storage.lowerdirs.is_dir() {
+        report.error(
+            SUBJECT,
+            format!("there is no directory {}, so there are no layers", storage.lowerdirs.display()),
+            format!("`install -d -m 0700 {}`, and make a layer in it", storage.lowerdirs.display()),
+        );
+    }
+    // Uppers that a reset cleared are as dangerous as those in use: setuid programs of root's, for whoever gets in.
+    if storage.asidedirs.exists() {
+        if let Err(e) = runtime::private_dir(&storage.asidedirs) {
+            report.fault(SUBJECT, &e);
         }
     }
-    // Looking must not make them; the first login does.
-    for path in missing {
-        report.ok(SUBJECT, format!("{} will be made at the first login", path.display()));
+    if !config.profiles.values().any(|profile| profile.writable) {
+        return;
+    }
+    match store::look(storage) {
+        Ok(missing) if missing.is_empty() => {
+            report.ok(SUBJECT, format!("{} can hold uppers", storage.upperdirs.display()));
+        }
+        // Looking must not make them; the first login does.
+        Ok(missing) => {
+            for path in missing {
+                report.ok(SUBJECT, format!("{} will be made at the first login", path.display()));
+            }
+        }
+        Err(e) => report.fault(SUBJECT, &e),
     }
 }
 
@@ -86,16 +111,19 @@ fn layered(report: &mut Report, config: &Config, profile: &Profile) {
     };
     let names = layers.iter().map(|layer| layer.name.as_str()).collect::<Vec<_>>().join(" on ");
     report.ok(SUBJECT, format!("profile {}: {names}", profile.name));
-    // Only plain directories can be looked into without mounting anything.
     let Some(shell) = &profile.shell else { return };
-    if layers.iter().all(|layer| layer.image.is_none()) && !layers.iter().any(|layer| has(&layer.path, shell))
-    {
+    if lacks(&layers, shell) {
         report.warn(
             SUBJECT,
             format!("profile {}: none of its layers has the shell {}", profile.name, shell.display()),
             "install it into a layer, or name another shell",
         );
     }
+}
+
+/// Whether a path is in none of the layers. Images are not looked into: that would take mounting them.
+pub(super) fn lacks(layers: &[Layer], path: &Path) -> bool {
+    layers.iter().all(|layer| layer.image.is_none()) && !layers.iter().any(|layer| has(&layer.path, path))
 }
 
 /// Whether a layer has this path. `/bin` is a link to `usr/bin` in a merged Debian.

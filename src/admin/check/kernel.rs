@@ -20,6 +20,18 @@ pub(super) fn check(report: &mut Report, setting: &Setting) {
         );
         return;
     }
+    // A raise would make the directory of layers, and looking must not; that it is missing is told by the configuration's
+    // check.
+    if !config.storage.lowerdirs.is_dir() {
+        return;
+    }
+    if config.profiles.is_empty() {
+        report.warn(
+            SUBJECT,
+            "whether a jail can be raised was not tried: there is no profile",
+            format!("add a profile to {}", crate::paths::CONFIG),
+        );
+    }
     for profile in config.profiles.values() {
         match probe::raise(config, profile) {
             Ok(()) => report.ok(SUBJECT, format!("raised and ended a jail of profile {}", profile.name)),

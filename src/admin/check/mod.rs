@@ -4,10 +4,13 @@
 
 mod account;
 mod configuration;
+mod ids;
 mod kernel;
 mod pam;
+mod people;
 mod programs;
 mod sshd;
+mod stack;
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -111,8 +114,11 @@ pub(super) fn run(user: Option<&str>, json: bool) -> Result<ExitCode> {
     programs::check(&mut report);
     configuration::check(&mut report, &setting, config);
     kernel::check(&mut report, &setting);
+    let people = people::find(&mut report, &setting, user);
+    people::shells(&mut report, &people, user);
+    ids::check(&mut report, &setting, &people);
     pam::check(&mut report, &setting);
-    sshd::check(&mut report, &setting);
+    sshd::check(&mut report, &setting, user);
     let told = user.map(|user| account::check(&mut report, &setting, user));
     if json {
         say(serde_json::json!({

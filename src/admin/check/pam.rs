@@ -1,8 +1,12 @@
 //! Is `pam_ojail` in each PAM service by which users come in, and does its place in the stack hold?
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io;
+use std::path::Path;
 
-use super::{Report, Setting};
+use super::stack::{Entry, Stack, Trouble, session};
+use super::{Report, Setting, sshd};
 
 const SUBJECT: &str = "PAM";
 
@@ -11,7 +15,7 @@ const OURS: &str = "pam_ojail.so";
 
 /// Services that let users in, where they exist. Those that only root uses to become a user (`sudo`, `runuser`) are not
 /// among them.
-const WAYS_IN: [&str; 19] = [
+const WAYS_IN: [&str; 24] = [
     "sshd",
     "login",
     "remote",
@@ -23,8 +27,13 @@ const WAYS_IN: [&str; 19] = [
     "systemd-user",
     "dropbear",
     "gdm-password",
+    "gdm-autologin",
+    "gdm-fingerprint",
+    "gdm-smartcard",
     "lightdm",
+    "lightdm-autologin",
     "sddm",
+    "xdm",
     "xrdp-sesman",
     "cockpit",
     "vsftpd",
@@ -36,151 +45,228 @@ const WAYS_IN: [&str; 19] = [
 /// Modules that do nothing in which it matters whose files they read.
 const HARMLESS: [&str; 4] = ["pam_permit.so", "pam_deny.so", "pam_selinux.so", "pam_warn.so"];
 
-/// One line of a session stack, with includes followed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Line {
-    control: String,
-    module: String,
-}
-
 pub(super) fn check(report: &mut Report, setting: &Setting) {
-    let read = |name: &str| fs::read_to_string(format!("/etc/pam.d/{name}")).ok();
     let mut open = Vec::new();
     for service in WAYS_IN {
-        let Some(stack) = session_stack(service, &read) else { continue };
-        if !service_is_wired(report, service, &stack) {
+        let stack = match session(service, &read) {
+            // sshd asks PAM even if nobody told PAM about it.
+            None if service == "sshd" && sshd::program().is_some() => session("other", &read),
+            // The user manager is PID 1's own: without systemd as PID 1 (sd_booted(3)) nobody starts it.
+            Some(_) if service == "systemd-user" && !Path::new("/run/systemd/system").is_dir() => continue,
+            stack => stack,
+        };
+        let Some(stack) = stack else {
+            if service == "sshd" && sshd::program().is_some() {
+                open.push(service);
+            }
+            continue;
+        };
+        if troubled(report, service, &stack) {
+            continue;
+        }
+        if !service_is_wired(report, service, &stack, true) {
             open.push(service);
         }
     }
-    if !setting.jails() {
-        return;
+    for service in others() {
+        // Whoever wires more than the ways in means it: there too it must not let a refused user through.
+        if let Some(stack) = session(&service, &read) {
+            service_is_wired(report, &service, &stack, false);
+        }
     }
-    if open.contains(&"sshd") {
-        report.error(
-            SUBJECT,
-            "sshd: pam_ojail is not in its session stack: nobody who logs in over SSH is jailed",
-            "put `session required pam_ojail.so` at the end of /etc/pam.d/sshd",
-        );
-    }
-    open.retain(|service| *service != "sshd");
-    if !open.is_empty() {
-        let units = if open.contains(&"systemd-user") {
-            " (systemd-user: users' units run outside the jail)"
-        } else {
-            ""
-        };
-        report.warn(
-            SUBJECT,
-            format!("these ways in stay open to jailed users: {}{units}", open.join(", ")),
-            "put `session required pam_ojail.so` at the end of each of these files in /etc/pam.d",
-        );
+    if setting.jails() {
+        ways_that_stay_open(report, open);
     }
 }
 
-/// Whether the service has the module; findings about its place and its control.
-fn service_is_wired(report: &mut Report, service: &str, stack: &[Line]) -> bool {
-    let Some(place) = stack.iter().position(|line| line.module == OURS) else { return false };
-    let control = &stack[place].control;
-    if control != "required" && control != "requisite" {
+fn read(path: &Path) -> io::Result<String> {
+    // Bytes of other encodings stand in comments only, if anywhere.
+    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+}
+
+fn ways_that_stay_open(report: &mut Report, mut open: Vec<&str>) {
+    if open.contains(&"sshd") {
+        let (why, mend) = if session("sshd", &read).is_some() {
+            ("pam_ojail is not in its session stack", "put `session required pam_ojail.so` at the end of")
+        } else {
+            (
+                "there is no such file in /etc/pam.d, and PAM's `other` has no pam_ojail",
+                "restore the file, and put `session required pam_ojail.so` at its end:",
+            )
+        };
+        report.error(
+            SUBJECT,
+            format!("sshd: {why}: nobody who logs in over SSH is jailed"),
+            format!("{mend} /etc/pam.d/sshd"),
+        );
+    }
+    open.retain(|service| *service != "sshd");
+    if open.is_empty() {
+        return;
+    }
+    let units = if open.contains(&"systemd-user") {
+        " (systemd-user: users' units run outside the jail)"
+    } else {
+        ""
+    };
+    let mut mend = format!("put `session required {OURS}` at the end of each of these files in /etc/pam.d");
+    let elsewhere: Vec<String> = open
+        .iter()
+        .filter(|service| !Path::new("/etc/pam.d").join(service).exists())
+        .map(|service| format!("`cp /usr/lib/pam.d/{service} /etc/pam.d/`"))
+        .collect();
+    if !elsewhere.is_empty() {
+        mend = format!("{mend}; before that, {}", elsewhere.join(", "));
+    }
+    report.warn(
+        SUBJECT,
+        format!("these ways in stay open to jailed users: {}{units}", open.join(", ")),
+        mend,
+    );
+}
+
+/// Services that are no ways in, and no fragments that only others include.
+fn others() -> BTreeSet<String> {
+    let names = fs::read_dir("/etc/pam.d").into_iter().flatten().flatten();
+    names
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| !WAYS_IN.contains(&name.as_str()) && name != "other" && !name.starts_with("common-"))
+        .collect()
+}
+
+/// Whether it cannot be told what this stack does; findings of why.
+fn troubled(report: &mut Report, service: &str, stack: &Stack) -> bool {
+    for trouble in &stack.troubles {
+        match trouble {
+            Trouble::Broken(what, mend) => report.error(SUBJECT, format!("{service}: {what}"), *mend),
+            Trouble::Unread(what) => {
+                report.warn(
+                    SUBJECT,
+                    format!("{service} could not be looked at: {what}"),
+                    "run `ojail check` as root",
+                );
+            }
+        }
+    }
+    !stack.troubles.is_empty()
+}
+
+/// Whether the service has the module; findings about its place and its control. `way_in`: also those that are not
+/// grave.
+fn service_is_wired(report: &mut Report, service: &str, stack: &Stack, way_in: bool) -> bool {
+    let Some(wiring) = find(&stack.entries) else { return false };
+    if wiring.control != "required" && wiring.control != "requisite" {
         report.error(
             SUBJECT,
             format!(
-                "{service}: pam_ojail is `{control}`: a user whose jail cannot be raised stays on the host"
+                "{service}: pam_ojail is `{}`: a user whose jail cannot be raised stays on the host",
+                wiring.control
             ),
             format!("write `session required {OURS}`"),
         );
-        return true;
-    }
-    if let Some(line) =
-        stack[..place].iter().enumerate().find(|(at, line)| may_skip(line, place - at)).map(|(_, l)| l)
-    {
+    } else if let Some((control, module)) = wiring.skipped_by {
+        report.error(
+            SUBJECT,
+            format!("{service}: `{control} {module}` before pam_ojail may end the stack without it"),
+            "put the line of pam_ojail before it",
+        );
+    } else if let Some((control, module)) = wiring.forgotten_by {
         report.error(
             SUBJECT,
             format!(
-                "{service}: `{} {}` before pam_ojail may end the stack without it",
-                line.control, line.module
+                "{service}: `{control} {module}` after pam_ojail may make PAM forget that it refused: \
+                 a user whose jail cannot be raised stays on the host"
             ),
-            "put the line of pam_ojail before it",
+            "take `reset` out of that line, or put the line of pam_ojail behind it",
         );
-        return true;
-    }
-    let mut after: Vec<&str> = stack[place..].iter().map(|line| line.module.as_str()).collect();
-    after.retain(|module| *module != OURS && !HARMLESS.contains(module));
-    after.dedup();
-    if after.is_empty() {
-        report.ok(SUBJECT, format!("{service}: pam_ojail is required, and last"));
-    } else {
-        report.warn(
-            SUBJECT,
-            format!(
-                "{service}: {} come after pam_ojail, and so run inside the jail, with its files",
-                after.join(", ")
-            ),
-            format!("put `session required {OURS}` at the end of /etc/pam.d/{service}, and nowhere before"),
-        );
+    } else if way_in {
+        let mut after = wiring.after;
+        after.retain(|module| *module != OURS && !HARMLESS.contains(module));
+        after.dedup();
+        if after.is_empty() {
+            report.ok(SUBJECT, format!("{service}: pam_ojail is required, and last"));
+        } else {
+            report.warn(
+                SUBJECT,
+                format!(
+                    "{service}: {} come after pam_ojail, and so run inside the jail, with its files",
+                    after.join(", ")
+                ),
+                format!(
+                    "put `session required {OURS}` at the end of {}, and nowhere before",
+                    stack.file.display()
+                ),
+            );
+        }
     }
     true
 }
 
-/// Whether this line can lead past the one that is `distance` lines below it.
-fn may_skip(line: &Line, distance: usize) -> bool {
-    if line.control == "sufficient" {
-        return true;
-    }
-    let actions =
-        line.control.trim_matches(['[', ']']).split_whitespace().filter_map(|pair| pair.split_once('='));
-    actions
-        .map(|(_, action)| action)
-        .any(|action| action == "done" || action.parse::<usize>().is_ok_and(|jump| jump >= distance))
+/// Where pam_ojail stands, and what around it touches it.
+struct Wiring<'a> {
+    control: &'a str,
+    /// The control and module of a line that can lead past it.
+    skipped_by: Option<(&'a str, &'a str)>,
+    /// … and of one that can make PAM forget its refusal.
+    forgotten_by: Option<(&'a str, &'a str)>,
+    after: Vec<&'a str>,
 }
 
-/// The session lines of a service in their order; `None` if there is no such service.
-fn session_stack(service: &str, read: &dyn Fn(&str) -> Option<String>) -> Option<Vec<Line>> {
-    let mut stack = Vec::new();
-    add(&read(service)?, read, &mut stack, 0);
-    Some(stack)
-}
-
-/// Deeper than anybody nests; a circle of includes ends here.
-const DEEPEST: usize = 16;
-
-fn add(text: &str, read: &dyn Fn(&str) -> Option<String>, stack: &mut Vec<Line>, depth: usize) {
-    if depth > DEEPEST {
-        return;
-    }
-    let include = |name: &str, stack: &mut Vec<Line>| {
-        if let Some(text) = read(name.trim_start_matches("/etc/pam.d/")) {
-            add(&text, read, stack, depth + 1);
-        }
-    };
-    // A backslash at its end continues a line.
-    for line in text.replace("\\\n", " ").lines() {
-        let line = line.split('#').next().unwrap_or_default().trim();
-        let (kind, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        if kind.eq_ignore_ascii_case("@include") {
-            include(rest.trim(), stack);
-            continue;
-        }
-        if !kind.trim_start_matches('-').eq_ignore_ascii_case("session") {
-            continue;
-        }
-        let rest = rest.trim_start();
-        // A control is a word, or words in brackets.
-        let end = if rest.starts_with('[') {
-            rest.find(']').map(|at| at + 1)
-        } else {
-            rest.find(char::is_whitespace)
+/// Looks for the first line of ours, also in substacks. What ends or resets a substack does nothing around it, so a
+/// line counts only if it is in the same stack as ours, or in one around.
+fn find(entries: &[Entry]) -> Option<Wiring<'_>> {
+    let (at, mut wiring) = entries.iter().enumerate().find_map(|(at, entry)| {
+        let wiring = match entry {
+            Entry::Module { control, module } if module == OURS => {
+                Wiring { control, skipped_by: None, forgotten_by: None, after: Vec::new() }
+            }
+            Entry::Module { .. } => return None,
+            Entry::Substack(inner) => find(inner)?,
         };
-        let Some(end) = end else { continue };
-        let (control, rest) = rest.split_at(end);
-        let module = rest.split_whitespace().next().unwrap_or_default();
-        if control == "include" || control == "substack" {
-            include(module, stack);
-        } else {
-            let module = module.rsplit('/').next().unwrap_or(module);
-            stack.push(Line { control: control.to_owned(), module: module.to_owned() });
+        Some((at, wiring))
+    })?;
+    wiring.skipped_by = wiring.skipped_by.or_else(|| {
+        let mut before = entries[..at].iter().enumerate();
+        before.find_map(|(n, entry)| line(entry, |control| may_skip(control, at - n)))
+    });
+    let behind = &entries[at + 1..];
+    wiring.forgotten_by = wiring.forgotten_by.or_else(|| behind.iter().find_map(|e| line(e, may_forget)));
+    modules(behind, &mut wiring.after);
+    Some(wiring)
+}
+
+/// The line, if it is one of a module and its control is of this kind.
+fn line(entry: &Entry, kind: impl Fn(&str) -> bool) -> Option<(&str, &str)> {
+    match entry {
+        Entry::Module { control, module } if kind(control) => Some((control, module)),
+        _ => None,
+    }
+}
+
+fn modules<'a>(entries: &'a [Entry], into: &mut Vec<&'a str>) {
+    for entry in entries {
+        match entry {
+            Entry::Module { module, .. } => into.push(module),
+            Entry::Substack(inner) => modules(inner, into),
         }
     }
+}
+
+/// The actions of a control in brackets.
+fn actions(control: &str) -> impl Iterator<Item = &str> {
+    // `success = ok` may have blanks, so what follows a `=` is looked at, not words.
+    control.trim_matches(['[', ']']).split('=').skip(1).filter_map(|text| text.split_whitespace().next())
+}
+
+/// Whether this control can lead past the line that is `distance` entries below.
+fn may_skip(control: &str, distance: usize) -> bool {
+    let skips = |action: &str| action == "done" || action.parse::<usize>().is_ok_and(|jump| jump >= distance);
+    control == "sufficient" || actions(control).any(skips)
+}
+
+/// Whether this control can make PAM forget what came before.
+fn may_forget(control: &str) -> bool {
+    actions(control).any(|action| action == "reset")
 }
 
 #[cfg(test)]
@@ -190,34 +276,23 @@ mod tests {
     const COMMON: &str = "session [default=1] pam_permit.so\nsession requisite pam_deny.so\n\
                           session required pam_permit.so\nsession required pam_unix.so # and more\n";
 
-    fn stack(sshd: &str) -> Vec<Line> {
-        let read = |name: &str| match name {
-            "sshd" => Some(sshd.to_owned()),
-            "common-session" => Some(COMMON.to_owned()),
-            "circle" => Some("session include circle\n".to_owned()),
-            _ => None,
-        };
-        session_stack("sshd", &read).unwrap()
-    }
-
     fn findings(sshd: &str) -> (bool, Report) {
+        let read = |path: &Path| match path.to_str().unwrap_or_default() {
+            "/etc/pam.d/sshd" => Ok(sshd.to_owned()),
+            "/etc/pam.d/common-session" => Ok(COMMON.to_owned()),
+            "/etc/pam.d/enough" => Ok("session sufficient pam_x.so\n".to_owned()),
+            "/etc/pam.d/two" => Ok("session required pam_permit.so\n".repeat(2)),
+            "/etc/pam.d/forget" => Ok("session [default=reset] pam_x.so\n".to_owned()),
+            "/etc/pam.d/ours-late" => {
+                Ok("session sufficient pam_x.so\nsession required pam_ojail.so\n".to_owned())
+            }
+            _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+        };
         let mut report = Report::default();
-        let wired = service_is_wired(&mut report, "sshd", &stack(sshd));
+        let stack = session("sshd", &read).unwrap();
+        let wired =
+            !troubled(&mut report, "sshd", &stack) && service_is_wired(&mut report, "sshd", &stack, true);
         (wired, report)
-    }
-
-    #[test]
-    fn includes_continuations_and_controls_are_read() {
-        let stack = stack(
-            "auth required pam_unix.so\n@include common-session\n-session \\\n optional /lib/x/pam_systemd.so a b\n\
-             session include circle\nsession include none\n",
-        );
-        let modules: Vec<&str> = stack.iter().map(|line| line.module.as_str()).collect();
-        assert_eq!(
-            modules,
-            ["pam_permit.so", "pam_deny.so", "pam_permit.so", "pam_unix.so", "pam_systemd.so"]
-        );
-        assert_eq!(stack[0].control, "[default=1]");
     }
 
     #[test]
@@ -240,15 +315,46 @@ mod tests {
             "session optional pam_ojail.so\n",
             "session [success=ok default=ignore] pam_ojail.so\n",
             "session sufficient pam_x.so\nsession required pam_ojail.so\n",
+            "session include enough\nsession required pam_ojail.so\n",
             "session [success=1 default=ignore] pam_x.so\nsession required pam_ojail.so\n",
+            "session [ success = 1 default = ignore ] pam_x.so\nsession required pam_ojail.so\n",
+            "session [success=2 default=ignore] pam_x.so\nsession substack two\nsession required pam_ojail.so\n",
             "session [success=done default=ignore] pam_x.so\nsession required pam_ojail.so\n",
+            "session substack ours-late\n",
         ] {
             assert_eq!(findings(sshd).1.status(), 2, "{sshd}");
         }
     }
 
     #[test]
-    fn a_stack_without_it_is_not_wired() {
+    fn what_stays_within_a_substack_is_no_way_around() {
+        for sshd in [
+            "session substack enough\nsession required pam_ojail.so\n",
+            "session [success=1 default=ignore] pam_x.so\nsession substack two\nsession required pam_ojail.so\n",
+        ] {
+            let (wired, report) = findings(sshd);
+            assert!(wired && report.status() == 0, "{sshd}: {report:?}");
+        }
+    }
+
+    #[test]
+    fn a_reset_after_it_forgets_a_refusal_but_one_in_a_substack_does_not() {
+        let (_, report) = findings("session required pam_ojail.so\nsession [default=reset] pam_permit.so\n");
+        assert_eq!(report.status(), 2, "{report:?}");
+        assert!(report.findings[0].sentence.contains("forget that it refused"));
+        let (_, report) = findings("session required pam_ojail.so\nsession substack forget\n");
+        assert_eq!(report.status(), 1, "{report:?}");
+    }
+
+    #[test]
+    fn a_swallowed_line_does_not_count() {
+        assert!(!findings("session optional pam_permit.so a \\ \nsession required pam_ojail.so\n").0);
         assert!(!findings("@include common-session\naccount required pam_ojail.so\n").0);
+    }
+
+    #[test]
+    fn a_stack_that_pam_refuses_is_an_error() {
+        let (_, report) = findings("session include none\nsession required pam_ojail.so\n");
+        assert_eq!(report.status(), 2, "{report:?}");
     }
 }

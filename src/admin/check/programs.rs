@@ -24,10 +24,19 @@ pub(super) fn check(report: &mut Report) {
         }
     }
     match module() {
-        Some(path) => report.ok(SUBJECT, format!("{} is there", path.display())),
+        Some(path) => match fs::metadata(&path) {
+            // PAM loads it into root's processes.
+            Ok(meta) if is_anybodys(&meta) => report.error(
+                SUBJECT,
+                format!("{} can be changed by others than root", path.display()),
+                format!("chown root: {0} && chmod 0644 {0}", path.display()),
+            ),
+            Ok(_) => report.ok(SUBJECT, format!("{} is there", path.display())),
+            Err(e) => report.error(SUBJECT, format!("{}: {e}", path.display()), "run `make install` again"),
+        },
         None => report.error(
             SUBJECT,
-            "pam_ojail.so is in none of PAM's directories",
+            "pam_ojail.so is not where PAM's own modules are",
             "run `make install` again, with SECUREDIR=… if PAM looks elsewhere",
         ),
     }
@@ -48,7 +57,7 @@ fn unfit(path: &Path) -> Option<String> {
         Ok(meta) => meta,
         Err(e) => return Some(e.to_string()),
     };
-    if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
+    if is_anybodys(&meta) {
         return Some("can be changed by others than root".into());
     }
     if meta.mode() & 0o111 != 0o111 {
@@ -58,8 +67,16 @@ fn unfit(path: &Path) -> Option<String> {
     if fs::File::open(path).and_then(|file| file.take(4096).read_to_end(&mut head)).is_err() {
         return Some("cannot be read".into());
     }
+    if !head.starts_with(b"\x7fELF") {
+        return Some("is not a program (no ELF file)".into());
+    }
     is_dynamic(&head)
         .then(|| "needs shared libraries, which a jail may not have; build it with `make build`".into())
+}
+
+/// Whether others than root can write it.
+fn is_anybodys(meta: &fs::Metadata) -> bool {
+    meta.uid() != 0 || meta.mode() & 0o022 != 0
 }
 
 /// Whether an ELF file asks for an interpreter (a program header of type PT_INTERP, elf(5)).
@@ -77,6 +94,7 @@ fn is_dynamic(head: &[u8]) -> bool {
     })
 }
 
+/// Our module, in the directory from which PAM takes its own.
 fn module() -> Option<PathBuf> {
     let mut places = Vec::new();
     for lib in SECURITY {
@@ -85,5 +103,32 @@ fn module() -> Option<PathBuf> {
             places.push(entry.path().join("security"));
         }
     }
+    places.retain(|place| place.join("pam_unix.so").is_file());
     places.into_iter().map(|place| place.join("pam_ojail.so")).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The head of a 64-bit ELF file with program headers of these types.
+    fn elf(types: &[u32]) -> Vec<u8> {
+        let mut head = b"\x7fELF".to_vec();
+        head.resize(64, 0);
+        head[32..40].copy_from_slice(&64u64.to_ne_bytes());
+        head[54..56].copy_from_slice(&56u16.to_ne_bytes());
+        head[56..58].copy_from_slice(&u16::try_from(types.len()).unwrap().to_ne_bytes());
+        for kind in types {
+            head.extend(kind.to_ne_bytes());
+            head.resize(head.len() + 52, 0);
+        }
+        head
+    }
+
+    #[test]
+    fn a_program_with_an_interpreter_is_dynamic() {
+        assert!(is_dynamic(&elf(&[6, 3, 1])));
+        assert!(!is_dynamic(&elf(&[1, 1, 2])));
+        assert!(is_dynamic(b"\x7fELF"), "cut short: nothing to rely on");
+    }
 }
