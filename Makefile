@@ -11,7 +11,7 @@ STATIC  := $(TARGET)/static/$(HOST)/release
 
 export OJAIL_PREFIX := $(PREFIX)
 
-.PHONY: help build test lint needs install uninstall demo bench
+.PHONY: help build test lint needs root install uninstall demo bench
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -27,11 +27,11 @@ build: needs
 	@echo '$(PREFIX)' > $(TARGET)/release/ojail.prefix
 
 ## make demo       what ojail is, over a real sshd in a throw-away host (as root)
-demo: build
+demo: root build
 	@$(CARGO) run --release --locked --quiet -p lab --bin demo
 
 ## make bench      what it costs, as a table (as root)
-bench: build
+bench: root build
 	@$(CARGO) build --release --locked --quiet -p lab --bins
 	@$(TARGET)/release/bench
 
@@ -43,6 +43,10 @@ test: needs build
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+# Before the build, after which it would be told too late.
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "make demo and make bench need root: they start a throw-away host." >&2; exit 1; }
 
 # Debian packages that building and testing need; asks apt-get only if something is missing.
 needs:

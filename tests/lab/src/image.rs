@@ -51,7 +51,7 @@ impl Recipe {
     }
 }
 
-const RECIPES: [(&str, Recipe); 6] = [
+const RECIPES: [(&str, Recipe); 7] = [
     (
         "host",
         Recipe::Debian {
@@ -75,6 +75,7 @@ const RECIPES: [(&str, Recipe); 6] = [
     ),
     ("debian.erofs", Recipe::Erofs { of: "debian" }),
     ("debian.squashfs", Recipe::Squashfs { of: "debian" }),
+    ("nginx.squashfs", Recipe::Squashfs { of: "nginx" }),
 ];
 
 /// mmdebstrap copies the machine's host name and resolver, which are nobody's business.
@@ -115,8 +116,8 @@ const INSTALL: &str = r#"
 /// How much of a log explains a failure.
 const SHOWN_LINES: usize = 30;
 
-/// The tree, layer or packed image of that name: `host`, `debian`, `nginx`, `tools`, `debian.erofs` or
-/// `debian.squashfs`. Built first if need be, which takes some seconds and the network.
+/// The tree, layer or packed image of that name: `host`, `debian`, `nginx`, `tools`, `debian.erofs`,
+/// `debian.squashfs` or `nginx.squashfs`. Built first if need be, which takes some seconds and the network.
 pub fn tree(name: &str) -> PathBuf {
     let suite = suite();
     let path = files::directory("OJAIL_LAB_CACHE", "").join(&suite).join(name);

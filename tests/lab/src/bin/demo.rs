@@ -3,7 +3,9 @@
 //! Every line that it prints was printed by the real thing. A step that does not show what it must ends the demo with
 //! status 1. With a terminal the host stays up for a while, to be logged in to.
 
+use std::fs;
 use std::io::{IsTerminal, Write, stdin, stdout};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,7 +35,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut demo = Demo { bold: stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(), step: 0 };
-    for layer in ["debian", "nginx", "host"] {
+    for layer in ["debian", "nginx", "debian.squashfs", "nginx.squashfs", "host"] {
         waiting(layer);
     }
     let since = Instant::now();
@@ -52,14 +54,10 @@ fn main() -> ExitCode {
     host.root("add-shell /usr/bin/ojail-shell").ok();
     println!("A throw-away host with a stock sshd is up after {} ms.", since.elapsed().as_millis());
 
-    let shown = demo.show(&host);
-    let status = match shown {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("\ndemo: {why}");
-            return ExitCode::FAILURE;
-        }
-    };
+    if let Err(why) = demo.show(&host) {
+        eprintln!("\ndemo: {why}");
+        return ExitCode::FAILURE;
+    }
     if stdin().is_terminal() && stdout().is_terminal() {
         demo.title("The host stays up. Log in from another terminal, as root of this machine:");
         for user in ["nginx1", "nginx2", "debian1"] {
@@ -70,9 +68,21 @@ fn main() -> ExitCode {
         let _ = stdout().flush();
         let _ = stdin().read_line(&mut String::new());
     }
+    let remains = [Some(PathBuf::from(format!("/proc/{}", host.pid()))), directory(&host)];
     drop(host);
+    if let Some(left) = remains.iter().find(|path| path.as_ref().is_none_or(|path| path.exists())) {
+        eprintln!("\ndemo: the host is gone, but not all of it: {left:?}");
+        return ExitCode::FAILURE;
+    }
     println!("\nThe host is gone, and nothing of it is left.");
-    status
+    ExitCode::SUCCESS
+}
+
+/// Where the host's files are on the machine, as its mount table tells: above the upper of its root.
+fn directory(host: &Host) -> Option<PathBuf> {
+    let table = host.mountinfo();
+    let upper = table.lines().find(|line| line.split(' ').nth(4) == Some("/"))?.split_once("upperdir=")?.1;
+    Some(Path::new(upper.split(',').next()?).parent()?.to_owned())
 }
 
 /// Builds a tree, with a clock on a terminal: the first time takes half a minute.
@@ -90,11 +100,13 @@ fn waiting(name: &str) {
         }
         if clock {
             print!("\r\x1b[K");
+            // The next thing said goes to standard error, which does not wait for this.
+            let _ = stdout().flush();
         }
     });
 }
 
-/// What must hold of a step's output, for the sentence when it does not.
+/// What a step must print, for the sentence when it does not; and whether it did.
 type Must<'a> = (&'a str, bool);
 
 struct Demo {
@@ -105,70 +117,95 @@ struct Demo {
 impl Demo {
     fn show(&mut self, host: &Host) -> Result<(), String> {
         self.title("Three users, two profiles, one copy of each layer");
-        self.root(host, "cat /etc/ojail/ojail.toml", |text| ("the configuration", text.contains("nginx1")))?;
-        self.root(host, "ojail check", |text| ("a check without errors", text.contains("All is well")))?;
+        self.root(host, "cat /etc/ojail/ojail.toml", |text| {
+            ("the configuration", format!("{text}\n") == CONFIG)
+        })?;
+        self.root(host, "ojail check", |text| ("\"All is well.\"", text.ends_with("All is well.")))?;
 
         self.title("Each lands in a Debian of their own; two have nginx in theirs");
         let list = "dpkg -l nginx-light | tail -1";
-        self.ssh(host, "nginx1", list, |text| ("nginx for nginx1", text.starts_with("ii  nginx-light")))?;
-        self.ssh(host, "nginx2", list, |text| ("nginx for nginx2", text.starts_with("ii  nginx-light")))?;
-        self.ssh(host, "debian1", "command -v nginx || echo no nginx here", |text| {
-            ("no nginx for debian1", text == "no nginx here")
+        self.ssh(host, "nginx1", list, |text| {
+            ("nginx-light, installed", text.starts_with("ii  nginx-light"))
         })?;
+        self.ssh(host, "nginx2", list, |text| {
+            ("nginx-light, installed", text.starts_with("ii  nginx-light"))
+        })?;
+        self.ssh(host, "debian1", "command -v nginx || echo no nginx here", |text| {
+            ("\"no nginx here\"", text == "no nginx here")
+        })?;
+        // Whoever is not in a jail sees sh or systemd there, and the ojail-init of others at higher numbers.
         self.ssh(host, "debian1", "id; ps ax", |text| {
-            ("a jail with its own processes", text.contains("ojail-init"))
+            let pid_1 = text.lines().find(|line| line.trim_start().starts_with("1 "));
+            ("ojail-init as PID 1", pid_1.is_some_and(|line| line.ends_with("/ojail-init")))
         })?;
 
         self.title("nginx1 replaces a page; nginx2 does not see it");
         let page = "/var/www/html/index.nginx-debian.html";
         self.ssh(host, "nginx1", &format!("echo Hello from nginx1 | sudo tee {page}"), |text| {
-            ("the new page", text == "Hello from nginx1")
+            ("\"Hello from nginx1\"", text == "Hello from nginx1")
         })?;
         self.ssh(host, "nginx2", &format!("grep title {page}"), |text| {
-            ("the page of the layer", text.contains("Welcome to nginx"))
+            ("the title of the layer's page", text.contains("Welcome to nginx"))
         })?;
 
         self.title("Only the change takes space");
         let files = "find /srv/overlay/upperdirs -type f";
         self.root(host, files, |text| {
-            ("the one file", text == format!("/srv/overlay/upperdirs/nginx1{page}"))
+            ("the one file that was written", text == format!("/srv/overlay/upperdirs/nginx1{page}"))
         })?;
         let sizes = "cd /srv/overlay && du -sh --total lowerdirs/* upperdirs/*";
-        self.root(host, sizes, |text| ("the sizes", text.contains("upperdirs/nginx2")))?;
-        println!("{}", one_by_one(host)?);
+        self.root(host, sizes, |text| ("two layers, three uppers and the total", text.lines().count() == 6))?;
+        sum(host)?;
 
         self.title("A deletion is a whiteout in the upper; the layer keeps the file");
-        self.ssh(host, "nginx2", &format!("sudo rm {page} && ls {page} || true"), |text| {
-            ("a file that is gone", text.is_empty())
+        self.ssh(host, "nginx2", &format!("sudo rm {page}; test -e {page} || echo gone"), |text| {
+            ("\"gone\"", text == "gone")
         })?;
         self.root(host, &format!("ls -l /srv/overlay/upperdirs/nginx2{page}"), |text| {
-            ("a whiteout", text.starts_with('c'))
+            ("a whiteout: a device 0, 0", text.starts_with('c') && text.contains(" 0, 0 "))
         })?;
 
         self.title("sftp, and a port forwarded into the jail");
         let sftp = Self::run(host.sftp("debian1", "put /etc/hostname notes\nls -l notes\n"))?;
         self.print("$ sftp debian1@127.0.0.1", &sftp, &sftp.text());
-        must(("the file that was put", sftp.text().contains("notes")))?;
+        let listed = |line: &str| line.starts_with("-rw") && line.ends_with(" notes");
+        must(("the file that was put", sftp.text().lines().any(listed)))?;
         self.ssh(host, "nginx1", "sudo nginx && echo nginx is up", |text| {
-            ("a running nginx", text.ends_with("nginx is up"))
+            ("\"nginx is up\"", text == "nginx is up")
         })?;
         let mut tunnel = host.ssh("nginx1", "").arg("-N").arg("-L8081:127.0.0.1:80").spawn();
-        let get = "for i in $(seq 50); do nc -z 127.0.0.1 8081 && break; sleep 0.1; done; \
-                   printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -q 2 127.0.0.1 8081 | tail -1";
+        Self::run(
+            host.root("for i in $(seq 100); do nc -z 127.0.0.1 8081 && exit; sleep 0.1; done; exit 1"),
+        )?;
+        self.command("$ ssh -N -L 8081:127.0.0.1:80 nginx1@127.0.0.1 &");
+        // The host has no curl.
+        let get = r"printf 'GET / HTTP/1.0\r\n\r\n' | nc -q 2 127.0.0.1 8081 | tail -1";
         let got = Self::run(host.root(get))?;
-        println!("\n  $ ssh -N -L 8081:127.0.0.1:80 nginx1@127.0.0.1 &");
-        self.print("$ curl http://127.0.0.1:8081/", &got, &got.text());
-        must(("the page through the tunnel", got.text() == "Hello from nginx1"))?;
+        self.print(&format!("$ {get}"), &got, &got.text());
+        must(("nginx1's page", got.text() == "Hello from nginx1"))?;
 
         self.title("What the administrator sees");
-        self.root(host, "ojail list", |text| ("three running jails", text.matches("running").count() == 3))?;
+        self.root(host, "ojail list", |text| {
+            let running = |user: &str| {
+                text.lines().any(|line| {
+                    let mut words = line.split_whitespace();
+                    (words.next(), words.nth(1)) == (Some(user), Some("running"))
+                })
+            };
+            ("three running jails", ["debian1", "nginx1", "nginx2"].into_iter().all(running))
+        })?;
         must(("an open tunnel", tunnel.is_running()))?;
         tunnel.kill();
 
         self.title("Back to the layers, on demand: the jail ends, and the changes are set aside");
-        self.root(host, "ojail-shell --reset nginx1", |text| ("a reset", text.contains("set aside")))?;
+        self.root(host, "ojail-shell --reset nginx1", |text| {
+            ("that the changes are set aside", text.contains("set aside"))
+        })?;
         self.ssh(host, "nginx1", &format!("grep title {page}"), |text| {
-            ("the page of the layer", text.contains("Welcome to nginx"))
+            ("the title of the layer's page", text.contains("Welcome to nginx"))
+        })?;
+        self.root(host, "find /srv/overlay/upperdirs/nginx1 -type f | wc -l", |text| {
+            ("an upper without files", text == "0")
         })?;
 
         self.title("What the log says");
@@ -176,7 +213,7 @@ impl Demo {
         for line in log.iter().filter(|line| line.contains("nginx1")) {
             println!("  {line}");
         }
-        must(("a reset in the log", log.iter().any(|line| line.contains("event=reset user=nginx1"))))
+        must(("a reset of nginx1's", log.iter().any(|line| line.contains("event=reset user=nginx1"))))
     }
 
     fn title(&mut self, text: &str) {
@@ -206,7 +243,7 @@ impl Demo {
         command: &str,
         right: impl FnOnce(&str) -> Must<'a>,
     ) -> Result<(), String> {
-        let output = host.root(command).run();
+        let output = Self::run(host.root(command))?;
         self.print(&format!("# {command}"), &output, output.stdout.trim_end());
         must(right(&output.text()))
     }
@@ -216,12 +253,16 @@ impl Demo {
         if output.status.success() { Ok(output) } else { Err(format!("this should have worked: {output}")) }
     }
 
-    fn print(&self, command: &str, output: &Output, text: &str) {
+    fn command(&self, command: &str) {
         if self.bold {
             println!("\n  \x1b[36m{command}\x1b[0m");
         } else {
             println!("\n  {command}");
         }
+    }
+
+    fn print(&self, command: &str, output: &Output, text: &str) {
+        self.command(command);
         for line in text.lines().chain(output.stderr.lines()) {
             println!("  {line}");
         }
@@ -229,17 +270,33 @@ impl Demo {
 }
 
 fn must((what, holds): Must<'_>) -> Result<(), String> {
-    if holds { Ok(()) } else { Err(format!("this does not show {what}")) }
+    if holds { Ok(()) } else { Err(format!("expected {what}, and the above is something else")) }
 }
 
-/// The article's sum: three jails as three trees, and as shared layers with three uppers.
-fn one_by_one(host: &Host) -> Result<String, String> {
+/// The article's sum: three jails as three trees, as shared layers with three uppers, and with the layers packed.
+fn sum(host: &Host) -> Result<(), String> {
+    // As du counts, in KiB, and rounded up as du does.
     let size = |path: &str| -> Result<u64, String> {
-        let text = host.root(&format!("du -sk /srv/overlay/{path} | cut -f1")).text();
+        let text = Demo::run(host.root(&format!("du -sk /srv/overlay/{path} | cut -f1")))?.text();
         text.parse().map_err(|_| format!("du said {text:?} of {path}"))
     };
+    let packed = |name: &str| -> Result<u64, String> {
+        let image = lab::image::tree(name);
+        let image = fs::metadata(&image).map_err(|error| format!("{}: {error}", image.display()))?;
+        Ok(image.len().div_ceil(1024))
+    };
     let (debian, nginx, uppers) = (size("lowerdirs/debian")?, size("lowerdirs/nginx")?, size("upperdirs")?);
-    let (one_by_one, shared) = (3 * debian + 2 * nginx, debian + nginx + uppers);
-    let percent = shared * 100 / one_by_one;
-    Ok(format!("\n  One by one: {} MB. Shared: {} MB, {percent} %.", one_by_one / 1024, shared / 1024))
+    let one_by_one = 3 * debian + 2 * nginx;
+    let shared = debian + nginx + uppers;
+    let packed = packed("debian.squashfs")? + packed("nginx.squashfs")? + uppers;
+    println!();
+    for (how, size) in [
+        ("Three separate copies would take", one_by_one),
+        ("Shared layers and three uppers take", shared),
+        ("The same, layers packed by mksquashfs", packed),
+    ] {
+        let percent = size * 100 / one_by_one;
+        println!("  {how:<38} {:>5} MB {percent:>5} %", size.div_ceil(1024));
+    }
+    must(("each to take less than the one before", packed < shared && shared < one_by_one))
 }
