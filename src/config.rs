@@ -14,6 +14,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+mod limits;
+mod ports;
+
+pub use limits::Limits;
+pub use ports::{Protocol, Publish, Reach};
+
+use limits::RawLimits;
+
 /// A whole, valid configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -28,7 +36,7 @@ pub struct Config {
 }
 
 /// Directories on the host, all absolute and free of `.` and `..`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Storage {
     /// Layers, one directory or image each.
     pub lowerdirs: PathBuf,
@@ -70,6 +78,14 @@ pub struct Profile {
     pub root: bool,
     /// Which network the jail sees.
     pub network: Network,
+    /// Ports of the host's loopback that a private network reaches.
+    pub reach: Vec<Reach>,
+    /// Ports of the host that lead into a private network.
+    pub publish: Vec<Publish>,
+    /// The host name inside, if it is not the host's.
+    pub hostname: Option<String>,
+    /// How much the jail may take.
+    pub limits: Limits,
     /// Whether processes outlive the last session.
     pub linger: bool,
     /// How long an empty jail stays raised.
@@ -133,6 +149,8 @@ pub enum Network {
     Host,
     /// A loopback and nothing else.
     None,
+    /// One of its own, that reaches the world but not the host's loopback.
+    Private,
 }
 
 /// One host file or directory shown inside.
@@ -292,6 +310,10 @@ struct RawProfile {
     shell: Option<Spanned<String>>,
     root: Option<bool>,
     network: Option<Spanned<String>>,
+    reach: Option<Spanned<Vec<Spanned<String>>>>,
+    publish: Option<Spanned<Vec<Spanned<String>>>>,
+    hostname: Option<Spanned<String>>,
+    limits: Option<Spanned<RawLimits>>,
     linger: Option<bool>,
     keep_warm: Option<Spanned<String>>,
     #[serde(default)]
@@ -342,7 +364,7 @@ impl Names {
 }
 
 /// Keys of the design that this version does not have yet. Refused by name: a limit that is ignored is worse than none.
-const NOT_YET: [&str; 6] = ["limits", "seccomp", "hostname", "reach", "publish", "reset"];
+const NOT_YET: [&str; 2] = ["seccomp", "reset"];
 
 /// Parses a configuration. `file` is only named in mistakes.
 ///
@@ -524,16 +546,25 @@ impl Source<'_> {
         let network = match raw.network.as_ref().map(|n| (n, n.get_ref().as_str())) {
             None | Some((_, "host")) => Network::Host,
             Some((_, "none")) => Network::None,
-            Some((at, "private")) => {
-                let why =
-                    "`network = \"private\"` is not supported by this version; known: \"host\", \"none\"";
-                return Err(self.mistake(Some(at.span()), why));
-            }
+            Some((_, "private")) => Network::Private,
             Some((at, other)) => {
-                let why = format!("unknown network \"{other}\"; known: \"host\", \"none\"");
+                let why = format!("unknown network \"{other}\"; known: \"host\", \"none\", \"private\"");
                 return Err(self.mistake(Some(at.span()), why));
             }
         };
+        for (key, value) in [("reach", &raw.reach), ("publish", &raw.publish)] {
+            if let (Some(value), true) = (value, network != Network::Private) {
+                let why = format!("`{key}` needs `network = \"private\"`");
+                return Err(self.mistake(Some(value.span()), why));
+            }
+        }
+        let writable = raw.writable.unwrap_or(true);
+        let limits = raw.limits.as_ref().map(|limits| self.limits(limits.get_ref())).transpose()?;
+        let limits = limits.unwrap_or_default();
+        if let (Some(at), true, false) = (&raw.limits, limits.of_upper(), writable) {
+            let why = "limits.disk and limits.inodes need `writable = true`: a read-only jail has no upper";
+            return Err(self.mistake(Some(at.span()), why));
+        }
         let keep_warm = match &raw.keep_warm {
             None => DEFAULT_KEEP_WARM,
             Some(text) => duration(text.get_ref()).ok_or_else(|| {
@@ -559,16 +590,39 @@ impl Source<'_> {
         Ok(Profile {
             name: name.to_owned(),
             layers,
-            writable: raw.writable.unwrap_or(true),
+            writable,
             home: raw.home.unwrap_or(Home::Host),
             shell: raw.shell.as_ref().map(|shell| self.path(shell)).transpose()?,
             root: raw.root.unwrap_or(false),
             network,
+            reach: raw.reach.as_ref().map(|ports| self.reach(ports)).transpose()?.unwrap_or_default(),
+            publish: raw.publish.as_ref().map(|ports| self.publish(ports)).transpose()?.unwrap_or_default(),
+            hostname: raw.hostname.as_ref().map(|name| self.hostname(name)).transpose()?,
+            limits,
             linger: raw.linger.unwrap_or(true),
             keep_warm,
             groups: raw.groups.into_iter().map(Spanned::into_inner).collect(),
             binds,
         })
+    }
+
+    /// A host name as hostname(7) has it: what every program inside may take for granted.
+    fn hostname(&self, name: &Spanned<String>) -> Result<String, Mistake> {
+        let label = |label: &str| {
+            !label.is_empty()
+                && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        // The kernel's limit (__NEW_UTS_LEN).
+        if name.get_ref().len() <= 64 && name.get_ref().split('.').all(label) {
+            return Ok(name.get_ref().clone());
+        }
+        let why = format!(
+            "{:?} is no host name: letters, digits and \"-\", in parts with \".\" between, 64 characters at most",
+            name.get_ref()
+        );
+        Err(self.mistake(Some(name.span()), why))
     }
 
     fn bind(&self, raw: &RawBind) -> Result<Bind, Mistake> {
@@ -689,10 +743,8 @@ profile = "nginx"
 
     #[test]
     fn a_key_of_a_later_version_is_refused_as_such() {
-        let text = mistake(&with("limits = { memory = \"1G\" }"));
-        assert!(text.contains("`limits` is not supported by this version"), "{text}");
-        let text = mistake(&with("network = \"private\""));
-        assert!(text.contains("not supported by this version"), "{text}");
+        let text = mistake(&with("reset = { keep = \"7d\" }"));
+        assert!(text.contains("`reset` is not supported by this version"), "{text}");
     }
 
     #[test]
@@ -744,6 +796,65 @@ profile = "nginx"
         assert!(rule("user = \"a\"").contains("either `profile` or `exempt"));
         assert!(rule("user = \"a\"\nprofile = \"nginx\"\nexempt = true").contains("either `profile` or"));
         assert!(rule("user = \"a\"\nprofile = \"ngnix\"").contains("there is no profile \"ngnix\""));
+    }
+
+    #[test]
+    fn limits_are_sizes_counts_and_shares() {
+        let limits = |text: &str| parse(Path::new("f"), &with(&format!("limits = {{ {text} }}")));
+        let all = r#"memory = "1G", tasks = 300, cpu = "150%", io = "50M", disk = "2G", inodes = 200000"#;
+        let is = limits(all).unwrap().profiles["nginx"].limits;
+        assert_eq!((is.memory, is.tasks, is.cpu), (Some(1 << 30), Some(300), Some(150)));
+        assert_eq!((is.io, is.disk, is.inodes), (Some(50 << 20), Some(2 << 30), Some(200_000)));
+        for (bad, why) in [
+            ("memory = \"0\"", "limits.memory: \"0\" is too little"),
+            ("memory = \"1Q\"", "limits.memory: \"1Q\" is no size"),
+            ("tasks = 0", "limits.tasks: 0 is too little"),
+            ("tasks = -1", "limits.tasks: -1 is too little"),
+            ("cpu = \"0%\"", "limits.cpu: \"0%\" is no share"),
+            ("cpu = \"1.5\"", "limits.cpu: \"1.5\" is no share"),
+            ("disk = \"\"", "limits.disk: \"\" is no size"),
+            ("inodes = 1", "limits.inodes: 1 is too little"),
+            ("pids = 3", "unknown key `pids`"),
+        ] {
+            let text = limits(bad).unwrap_err().to_string();
+            assert!(text.starts_with("f:7: profiles.nginx.limits: ") && text.contains(why), "{bad}: {text}");
+        }
+        let text = mistake(&with("writable = false\nlimits = { disk = \"1G\" }"));
+        assert!(text.contains("need `writable = true`"), "{text}");
+    }
+
+    #[test]
+    fn the_doors_of_a_private_network_are_ports() {
+        let private = |text: &str| parse(Path::new("f"), &with(&format!("network = \"private\"\n{text}")));
+        let config = private("reach = [\"5432/tcp\"]\npublish = [\"8080:80/tcp\", \"8080:53/udp\"]").unwrap();
+        let nginx = &config.profiles["nginx"];
+        assert_eq!(nginx.reach[0].to_string(), "5432/tcp");
+        assert_eq!(nginx.publish[1].to_string(), "8080:53/udp");
+        for (bad, why) in [
+            ("reach = []", "names no port"),
+            ("reach = [\"\"]", "is no port"),
+            ("reach = [\"1/tcp\", \"1/tcp\"]", "is named twice"),
+            ("publish = [\"80:80/tcp\"]", "would take the host's port 80"),
+            ("publish = [\"8080/tcp\"]", "is no pair of ports"),
+            ("publish = [\"8080:1/tcp\", \"8080:2/tcp\"]", "is published twice"),
+        ] {
+            let text = private(bad).unwrap_err().to_string();
+            assert!(text.starts_with("f:8: profiles.nginx.") && text.contains(why), "{bad}: {text}");
+        }
+        assert!(mistake(&with("reach = [\"1/tcp\"]")).contains("needs `network = \"private\"`"));
+        assert!(mistake(&with("network = \"bridge\"")).contains("unknown network \"bridge\""));
+    }
+
+    #[test]
+    fn a_host_name_is_one() {
+        for good in ["box", "a.b-c.example", "7"] {
+            assert!(parse(Path::new("f"), &with(&format!("hostname = \"{good}\""))).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "a..b", "-a", "a_b", "a b", "a\\u0007b", "ä", &"a".repeat(65)] {
+            let text = mistake(&with(&format!("hostname = \"{bad}\"")));
+            assert!(text.starts_with("ojail.toml:7: profiles.nginx.hostname: "), "{bad}: {text}");
+            assert!(text.contains("is no host name") && !text.contains('\u{7}'), "{bad}: {text}");
+        }
     }
 
     #[test]

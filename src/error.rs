@@ -127,6 +127,13 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// A limit of the profile that this host cannot hold a jail to.
+    #[error("a limit of the profile cannot be enforced: {why}")]
+    Limit {
+        /// Which one, why, and the mend.
+        why: String,
+    },
+
     /// What was set is not what is there. Nothing is believed that was not read back.
     #[error("{what} is {is} after it was set to {wanted}")]
     Surprise {

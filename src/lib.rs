@@ -3,7 +3,7 @@
 //! Rooms, from pure to kernel; each knows only those above it:
 //!
 //! * [`config`], [`account`], [`policy`]: what should be. Values in, values out.
-//! * [`ids`], [`store`], [`layers`], [`runtime`]: what is on disk and in `/run`.
+//! * [`ids`], [`store`], [`layers`], [`quota`], [`cgroup`], [`runtime`]: what is on disk, in control groups and in `/run`.
 //! * [`jail`]: the story of a login: plan, raise, join, confine; and the life of a jail.
 //! * `admin`: one file per verb of the `ojail` command (feature `cli`).
 //! * [`sys`]: the only `unsafe`.
@@ -15,6 +15,7 @@
 pub mod account;
 #[cfg(feature = "cli")]
 pub mod admin;
+pub mod cgroup;
 pub mod config;
 pub mod error;
 pub mod ids;
@@ -23,6 +24,7 @@ pub mod layers;
 pub mod log;
 pub mod paths;
 pub mod policy;
+pub mod quota;
 pub mod runtime;
 pub mod store;
 #[allow(unsafe_code)]

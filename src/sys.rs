@@ -145,6 +145,19 @@ pub fn drop_from_bounding_set(number: u32) -> io::Result<()> {
     }
 }
 
+/// Gives this process a session keyring of its own, an empty one, instead of the one that it inherited.
+///
+/// # Errors
+/// What `keyctl(2)` says.
+pub fn new_session_keyring() -> io::Result<()> {
+    let no_name = std::ptr::null::<libc::c_char>();
+    // SAFETY: KEYCTL_JOIN_SESSION_KEYRING takes a name or a null pointer.
+    match unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, no_name) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Takes over a descriptor that was inherited by number.
 ///
 /// # Errors
@@ -169,6 +182,121 @@ pub fn reset_signals() -> io::Result<()> {
         unsafe { sigaction(signal, &default) }?;
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
+}
+
+/// A project's quota and what it uses of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Quota {
+    /// Bytes used.
+    pub bytes: u64,
+    /// Inodes used.
+    pub inodes: u64,
+    most: (u64, u64),
+}
+
+impl Quota {
+    /// The hard limits, in bytes and inodes; 0 is none.
+    #[must_use]
+    pub fn limits(&self) -> (u64, u64) {
+        self.most
+    }
+}
+
+/// quotactl(2)'s unit of space.
+const QUOTA_BLOCK: u64 = 1024;
+
+/// The quota of a project on the file system of this directory (`quotactl_fd(2)`, Linux 5.14).
+///
+/// # Errors
+/// `ESRCH` if project quotas are off, `ENOENT` if the project has none, and what else the kernel says.
+pub fn project_quota(dir: impl AsFd, project: u32) -> io::Result<Quota> {
+    // SAFETY: an all-zero dqblk is a valid value of this plain C struct.
+    let mut block: libc::dqblk = unsafe { std::mem::zeroed() };
+    quotactl(dir, libc::Q_GETQUOTA, project, &mut block)?;
+    Ok(Quota {
+        bytes: block.dqb_curspace,
+        inodes: block.dqb_curinodes,
+        most: (block.dqb_bhardlimit * QUOTA_BLOCK, block.dqb_ihardlimit),
+    })
+}
+
+/// Sets the hard limits of a project, in bytes and inodes; 0 is none.
+///
+/// # Errors
+/// As [`project_quota`].
+pub fn set_project_quota(dir: impl AsFd, project: u32, bytes: u64, inodes: u64) -> io::Result<()> {
+    // SAFETY: as above.
+    let mut block: libc::dqblk = unsafe { std::mem::zeroed() };
+    block.dqb_bhardlimit = bytes.div_ceil(QUOTA_BLOCK);
+    block.dqb_ihardlimit = inodes;
+    block.dqb_valid = QIF_LIMITS;
+    quotactl(dir, libc::Q_SETQUOTA, project, &mut block)
+}
+
+/// Both kinds of limits are valid in a dqblk (linux/quota.h: `QIF_BLIMITS | QIF_ILIMITS`).
+const QIF_LIMITS: u32 = 1 | 4;
+
+fn quotactl(dir: impl AsFd, command: libc::c_int, project: u32, block: &mut libc::dqblk) -> io::Result<()> {
+    // QCMD and PRJQUOTA of linux/quota.h.
+    let command = (command << 8) | 2;
+    let block: *mut libc::dqblk = block;
+    // SAFETY: both commands read or write one dqblk, which lives across the call.
+    let done =
+        unsafe { libc::syscall(libc::SYS_quotactl_fd, dir.as_fd().as_raw_fd(), command, project, block) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `struct fsxattr` of linux/fs.h.
+#[repr(C)]
+#[derive(Default)]
+struct FsXattr {
+    xflags: u32,
+    extsize: u32,
+    nextents: u32,
+    projid: u32,
+    cowextsize: u32,
+    padding: [u8; 8],
+}
+
+/// New files inherit the project (linux/fs.h).
+const PROJINHERIT: u32 = 0x200;
+
+#[allow(missing_docs, reason = "the macros' functions")]
+mod ioctl {
+    use super::FsXattr;
+    nix::ioctl_read!(fs_get_xattr, b'X', 31, FsXattr);
+    nix::ioctl_write_ptr!(fs_set_xattr, b'X', 32, FsXattr);
+}
+
+/// The project of a file or directory, and whether new files below inherit it.
+///
+/// # Errors
+/// `ENOTTY` if the file system knows none.
+pub fn project(file: impl AsFd) -> io::Result<(u32, bool)> {
+    let mut attributes = FsXattr::default();
+    // SAFETY: FS_IOC_FSGETXATTR fills an fsxattr, which lives across the call.
+    unsafe { ioctl::fs_get_xattr(file.as_fd().as_raw_fd(), &raw mut attributes) }?;
+    Ok((attributes.projid, attributes.xflags & PROJINHERIT != 0))
+}
+
+/// Gives a file or directory to a project; below a directory new files inherit it.
+///
+/// # Errors
+/// As [`project`].
+pub fn set_project(file: impl AsFd, project: u32) -> io::Result<()> {
+    let file = file.as_fd();
+    let is_dir = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode)
+        == rustix::fs::FileType::Directory;
+    let mut attributes = FsXattr::default();
+    // SAFETY: as above; FS_IOC_FSSETXATTR reads one.
+    unsafe { ioctl::fs_get_xattr(file.as_raw_fd(), &raw mut attributes) }?;
+    attributes.projid = project;
+    if is_dir {
+        attributes.xflags |= PROJINHERIT;
+    }
+    // SAFETY: as above.
+    unsafe { ioctl::fs_set_xattr(file.as_raw_fd(), &raw const attributes) }?;
     Ok(())
 }
 

@@ -7,6 +7,8 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::thread::CapabilitiesSecureBits;
 
+use super::door::House;
+use crate::config::Network;
 use crate::error::{Act, Error, Result};
 use crate::sys;
 
@@ -46,10 +48,11 @@ const LOGIN: [Capability; 9] = [
 ///
 /// # Errors
 /// [`Error::Act`] or [`Error::Surprise`]; the login must then be refused.
-pub fn login(root: bool) -> Result<()> {
+pub fn login(house: &House) -> Result<()> {
+    let root = house.root;
     let bounding: CapsHashSet = if root { ROOT.into_iter().collect() } else { CapsHashSet::new() };
 
-    // 1. Bounding set: the ceiling of every later exec. Needs SETPCAP, which step 4 drops.
+    // 1. Bounding set: the ceiling of every later exec. Needs SETPCAP, which step 6 drops.
     bound(&bounding)?;
 
     // 2. Securebits: no ambient capabilities ever; without root in the profile, uid 0 means nothing at an exec
@@ -64,16 +67,23 @@ pub fn login(root: bool) -> Result<()> {
     secure(bits)?;
 
     // 3. no_new_privs, where the profile gives no root: setuid programs and file capabilities of layers and upper
-    //    gain nothing. Before seccomp, which an unprivileged process may only set with it.
+    //    gain nothing. Before the two below, which a process without SYS_ADMIN may only set with it.
     if !root {
         no_new_privs()?;
     }
 
-    // (The seccomp filter belongs here: after no_new_privs, before the capabilities that setting it would need go.)
+    // 4. Abstract sockets, which belong to the network namespace: with the host's network all of the host's are in reach.
+    if house.network == Network::Host {
+        keep_from_abstract_sockets()?;
+    }
 
-    // 4. The login process' own capabilities. It goes on as root of the jail, reading files that the user may have
-    //    written (nsswitch.conf, libraries): whoever takes it over that way must find nothing worth having.
-    keep(&LOGIN.into_iter().collect())
+    // (The seccomp filter belongs here.)
+
+    // 6. The login process' own capabilities. It goes on as root of the jail, reading files that the user may have
+    //    written (nsswitch.conf, libraries): whoever takes it over that way must find nothing worth having. Nor are its
+    //    memory and descriptors for anybody inside.
+    keep(&LOGIN.into_iter().collect())?;
+    hide()
 }
 
 /// Confines the jail's PID 1: it only ends processes from here on.
@@ -95,8 +105,7 @@ pub(super) fn become_init() -> Result<()> {
     )?;
     no_new_privs()?;
     keep(&[Capability::CAP_KILL].into_iter().collect())?;
-    // Its memory and descriptors are for host root only, whoever inside has the same uid.
-    nix::sys::prctl::set_dumpable(false).act("protect", "PID 1")
+    hide()
 }
 
 /// Becomes uid 0, gid 0, real, effective and saved, of the user namespace that this process is in.
@@ -151,6 +160,35 @@ fn no_new_privs() -> Result<()> {
         return Ok(());
     }
     Err(Error::Surprise { what: "no_new_privs", wanted: "1".into(), is: "0".into() })
+}
+
+/// Lets this process and what it starts connect to no abstract socket but those of its own session (Landlock's scope, of
+/// kernel 6.12). Where the kernel has no such thing the jail does without, and `ojail check` says so.
+fn keep_from_abstract_sockets() -> Result<()> {
+    use landlock::{Ruleset, RulesetAttr, RulesetCreatedAttr, Scope};
+    // Not no_new_privs, which is step 3's business: with root in the profile SYS_ADMIN stands in for it.
+    let restrict = || {
+        let ruleset = Ruleset::default().scope(Scope::AbstractUnixSocket)?.create()?;
+        ruleset.no_new_privs(false).restrict_self()
+    };
+    restrict().map(drop).map_err(std::io::Error::other).act("keep from", "the host's abstract sockets")
+}
+
+/// Whether this kernel can do the above.
+#[must_use]
+pub fn abstract_sockets_can_be_kept_out() -> bool {
+    use landlock::{CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
+    let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    ruleset.scope(Scope::AbstractUnixSocket).and_then(Ruleset::create).is_ok()
+}
+
+/// Memory and descriptors of this process are for host root only, whoever inside has the same uid. Until the next exec.
+fn hide() -> Result<()> {
+    nix::sys::prctl::set_dumpable(false).act("make", "this process undumpable")?;
+    if !nix::sys::prctl::get_dumpable().act("ask whether", "this process is dumpable")? {
+        return Ok(());
+    }
+    Err(Error::Surprise { what: "dumpable", wanted: "0".into(), is: "1".into() })
 }
 
 fn keep(wanted: &CapsHashSet) -> Result<()> {

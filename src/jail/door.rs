@@ -19,6 +19,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Terms;
+use crate::config::Network;
 use crate::error::{Act, Error, Result};
 use crate::runtime::Corner;
 
@@ -75,6 +76,12 @@ pub struct House {
     pub groups: Vec<u32>,
     /// The jail's `XDG_RUNTIME_DIR`.
     pub runtime_dir: String,
+    /// The user's id.
+    pub uid: u32,
+    /// Which network it sees.
+    pub network: Network,
+    /// Whether a control group holds its limits, which every login process must join.
+    pub limited: bool,
 }
 
 /// A running jail.

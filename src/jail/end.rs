@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::door::{Door, Request};
+use crate::cgroup;
 use crate::error::{Error, Result};
 use crate::runtime::Corner;
 
@@ -43,6 +44,7 @@ pub fn end(corner: &Corner) -> Result<bool> {
     }
     // A PID 1 that had to be killed could not take its door away.
     corner.sweep()?;
+    cgroup::tidy(corner.user());
     Ok(true)
 }
 

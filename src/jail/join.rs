@@ -12,7 +12,7 @@ use super::confine;
 use super::door::{Door, House};
 use crate::error::{Act, Result};
 use crate::runtime::Corner;
-use crate::sys;
+use crate::{cgroup, sys};
 
 /// A session: as long as this value (or a copy of its descriptors in a child) lives, the jail counts it.
 #[derive(Debug)]
@@ -33,10 +33,23 @@ pub fn join(corner: &Corner, door: Door, house: &House) -> Result<Session> {
     //    the jail's PID namespace, so nothing else would tell the next raise. Opened while /run/ojail is in reach.
     let alive = corner.hold()?;
 
-    // 3. Nothing that is open now survives an exec: no directory of the host's reaches the user's shell.
+    // 3. Come under the limits of the jail, with all that this process will start. While the host's control groups are in
+    //    reach; whatever way the user came in by, nothing of theirs is left out.
+    if house.limited {
+        cgroup::join(corner.user(), house.uid, door.pid())?;
+    }
+
+    // 4. Nothing that is open now survives an exec: no directory of the host's reaches the user's shell.
     sys::cloexec_from(3).act("mark to be closed", "the descriptors of the login process")?;
 
-    // 4. Enter all namespaces at once, by a descriptor of the very process that answered the door. The kernel takes
+    // 5. Leave the host's keys: a session keyring of its own, made while this is host root, whose quota of keys no user
+    //    can use up. A kernel without keyrings has nothing to leave.
+    match sys::new_session_keyring() {
+        Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => {}
+        made => made.act("make", "a session keyring")?,
+    }
+
+    // 6. Enter all namespaces at once, by a descriptor of the very process that answered the door. The kernel takes
     //    the user namespace first, checks the others against the host's root that we still are, and moves root and
     //    working directory to the jail's. Children will be in its PID namespace; this process stays in its own.
     let all = CloneFlags::CLONE_NEWUSER
@@ -47,7 +60,7 @@ pub fn join(corner: &Corner, door: Door, house: &House) -> Result<Session> {
         | CloneFlags::CLONE_NEWNET;
     nix::sched::setns(door.init(), all).act("join", "the namespaces of the jail")?;
 
-    // 5. Become root of the jail, with the user's groups: until here this process is uid 0 of the host, which has no
+    // 7. Become root of the jail, with the user's groups: until here this process is uid 0 of the host, which has no
     //    name inside. `su` sets no groups after this, sshd does.
     confine::become_root(&house.groups)?;
     Ok(Session { _line: door.into_session(), _alive: alive })

@@ -74,7 +74,7 @@ pub fn open(visitor: &Visitor, log: &mut Log) -> Result<Login> {
 
     // 4. Join, then confine: in the jail first, because the capabilities that joining needs are the first to go.
     let session = join(&corner, door, &house)?;
-    confine::login(house.root)?;
+    confine::login(&house)?;
     log.event(
         Level::Info,
         "session-start",

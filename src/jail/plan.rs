@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::account::{Account, Membership, Username};
-use crate::config::{Bind, Config, Home, Network, Profile};
+use crate::config::{Bind, Config, Home, Limits, Network, Profile, Publish, Reach, Storage};
 use crate::error::{Act, Error, Result};
 use crate::ids::{self, Extent};
 use crate::layers::{self, Layer};
 use crate::store::{self, Upper};
-use crate::{account, paths};
+use crate::{account, cgroup, paths, quota};
 
 /// What a running jail must have in common with the configuration, as a number to compare.
 ///
@@ -43,6 +43,8 @@ pub struct Plan {
     pub profile: String,
     /// Lower layers, topmost first.
     pub layers: Vec<Layer>,
+    /// Where layers and uppers are.
+    pub storage: Storage,
     /// The writable layer; `None` in a read-only jail.
     pub upper: Option<Upper>,
     /// Ids inside and outside.
@@ -55,15 +57,21 @@ pub struct Plan {
     pub root: bool,
     /// Which network it sees.
     pub network: Network,
+    /// Ports of the host's loopback that a private network reaches.
+    pub reach: Vec<Reach>,
+    /// Ports of the host that lead into a private network.
+    pub publish: Vec<Publish>,
+    /// How much it may take.
+    pub limits: Limits,
     /// Host directories and files to show.
     pub binds: Vec<Bind>,
     /// Whether processes outlive the last session.
     pub linger: bool,
     /// How long the empty jail stays, in seconds.
     pub keep_warm: u64,
-    /// The host's name.
+    /// The host name inside.
     pub host: String,
-    /// The host's `resolv.conf`, for jails on the host's network.
+    /// The host's `resolv.conf`, for jails that reach its resolvers.
     pub resolv_conf: Option<String>,
     /// What it was planned from.
     pub terms: Terms,
@@ -98,8 +106,12 @@ pub fn make(config: &Config, profile: &Profile, account: &Account) -> Result<Pla
             });
         }
     }
-    // Layers before ids and upper: a profile that cannot work leaves nothing on disk.
+    // Layers and limits before ids and upper: a profile that cannot work leaves nothing on disk.
     let layers = layers::resolve(&config.storage, &profile.layers)?;
+    if profile.limits.of_processes() {
+        cgroup::Tree::fit_for(&profile.limits, &config.storage)?;
+    }
+    quota::look(&config.storage, &profile.limits)?;
     if profile.writable {
         store::check(&config.storage)?;
     }
@@ -117,18 +129,25 @@ pub fn make(config: &Config, profile: &Profile, account: &Account) -> Result<Pla
         profile_shell: profile.shell.clone(),
         profile: profile.name.clone(),
         layers,
+        storage: config.storage.clone(),
         upper,
         uid_map: ids::map(ranges.uid, &[account.uid]),
         gid_map: ids::map(ranges.gid, &own_gids),
         groups: share.groups,
         root: profile.root,
         network: profile.network,
+        reach: profile.reach.clone(),
+        publish: profile.publish.clone(),
+        limits: profile.limits,
         binds: profile.binds.clone(),
         linger: profile.linger,
         keep_warm: profile.keep_warm.as_secs(),
-        host: nix::unistd::gethostname().act("read", "the host's name")?.to_string_lossy().into_owned(),
+        host: match &profile.hostname {
+            Some(name) => name.clone(),
+            None => nix::unistd::gethostname().act("read", "the host's name")?.to_string_lossy().into_owned(),
+        },
         resolv_conf: match profile.network {
-            Network::Host => std::fs::read_to_string("/etc/resolv.conf").ok(),
+            Network::Host | Network::Private => std::fs::read_to_string("/etc/resolv.conf").ok(),
             Network::None => None,
         },
         user: share.user,
@@ -156,16 +175,20 @@ pub(super) fn of_nobody(config: &Config, profile: &Profile) -> Result<Plan> {
         profile_shell: None,
         profile: profile.name.clone(),
         layers: layers::resolve(&config.storage, &profile.layers)?,
+        storage: config.storage.clone(),
         upper: None,
         uid_map: ids::map(first, &[id]),
         gid_map: ids::map(first, &[id]),
         groups: vec![Membership { name: user.to_string(), gid: id }],
         root: profile.root,
         network: profile.network,
+        reach: profile.reach.clone(),
+        publish: profile.publish.clone(),
+        limits: Limits::default(),
         binds: profile.binds.clone(),
         linger: false,
         keep_warm: 0,
-        host: "localhost".into(),
+        host: profile.hostname.clone().unwrap_or_else(|| "localhost".into()),
         resolv_conf: None,
         terms: Terms(0),
         user,

@@ -22,13 +22,13 @@ use super::mounts::{Links, attach_at, clone_place, clone_tree, new_mount, overla
 use super::plan::Plan;
 use super::start::Outcome;
 use super::tree::Tree;
-use super::{confine, door, furnish, life};
+use super::{confine, door, fresh, furnish, life};
 use crate::config::{Home, Network};
 use crate::error::{Act, Error, Result};
 use crate::log::Log;
 use crate::runtime::Corner;
 use crate::sys::{self, Forked, MountAttributes};
-use crate::{ids, paths};
+use crate::{cgroup, ids, paths, quota};
 
 /// The whole of `ojail-init`. Returns in neither half before all is said and done.
 pub fn main() {
@@ -79,16 +79,23 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
     let corner = Corner::of(&plan.user);
     let log = Log::open("ojail-init");
 
-    // 3. Mount images. In the host's mount namespace, so that all jails share one mount; later there is only our own.
+    // 3. Hold the limits, and read them back: this process and all that it starts in the user's control group, the upper
+    //    under its quota. Before anything is mounted: a limit that cannot be held is a jail that is not raised.
+    cgroup::settle(&plan.user, plan.uid, &plan.limits, &plan.storage)?;
+    if let Some(upper) = &plan.upper {
+        quota::apply(upper, &plan.storage, &plan.limits, ids::to_outside(&plan.uid_map, 0))?;
+    }
+
+    // 4. Mount images. In the host's mount namespace, so that all jails share one mount; later there is only our own.
     let layers = plan.layers.iter().map(crate::layers::Layer::content).collect::<Result<Vec<_>>>()?;
 
-    // 4. Leave the host's mount namespace. From here on no mount of ours can reach the host's table; and overlayfs
+    // 5. Leave the host's mount namespace. From here on no mount of ours can reach the host's table; and overlayfs
     //    refuses what was opened before this.
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).act("make", "a mount namespace")?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .act("make private", "/")?;
 
-    // 5. Clone the mounts that the jail is made of. Only host root can reach them; a clone is a mount of that
+    // 6. Clone the mounts that the jail is made of. Only host root can reach them; a clone is a mount of that
     //    directory alone, without a way up. Flags now: later the jail's root holds them.
     let layers = layers.iter().map(|path| clone_tree(path, Links::Refuse)).collect::<Result<Vec<_>>>()?;
     let storage = plan.upper.as_ref().map(|upper| clone_tree(&upper.base, Links::Refuse)).transpose()?;
@@ -112,7 +119,7 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
     let attributes = MountAttributes { readonly: true, nosuid: true, nodev: true, idmap: None };
     sys::mount_setattr(&shell, attributes).act("set the flags of", paths::shell())?;
 
-    // 6. Hang the door: bind the socket where only host root comes. The porch around it is the jail's, so that PID 1
+    // 7. Hang the door: bind the socket where only host root comes. The porch around it is the jail's, so that PID 1
     //    can take the socket away when the jail ends; it is cloned too, so PID 1 holds no way up from it.
     let porch_path = corner.porch();
     let first_uid = ids::to_outside(&plan.uid_map, 0);
@@ -125,7 +132,7 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
             .act("clone the mount of", &porch_path)?;
     std::os::unix::fs::lchown(&porch_path, Some(first_uid), None).act("give away", &porch_path)?;
 
-    // 7. Fork into the new namespaces, all owned by the new user namespace. One clone(2), so none of them is ever
+    // 8. Fork into the new namespaces, all owned by the new user namespace. One clone(2), so none of them is ever
     //    the host's child for a moment.
     let mut flags = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS
@@ -149,14 +156,14 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
     };
     drop(go_read);
 
-    // 8. Write the id maps, from outside: only host root may map more than one id.
+    // 9. Write the id maps, from outside: only host root may map more than one id.
     let proc = PathBuf::from(format!("/proc/{child}"));
     for (file, map) in [("uid_map", &plan.uid_map), ("gid_map", &plan.gid_map)] {
         let path = proc.join(file);
         fs::write(&path, ids::lines(map)).act("write", &path)?;
     }
 
-    // 9. Id-map layers and storage to the jail's user namespace. What is on disk stays unshifted: root's files belong
+    // 10. Id-map layers and storage to the jail's user namespace. What is on disk stays unshifted: root's files belong
     //    to uid 0 there, and to the jail's root inside. Must be before the jail half attaches them.
     let userns = File::open(proc.join("ns/user")).act("open", "the jail's user namespace")?;
     let userns = OwnedFd::from(userns);
@@ -170,7 +177,7 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
             .act("id-map (this file system or kernel may not be able to)", &upper.base)?;
     }
 
-    // 10. Go. The jail half reports for itself from here; if we die before this, it reads an end of file and ends.
+    // 11. Go. The jail half reports for itself from here; if we die before this, it reads an end of file and ends.
     rustix::io::write(&go_write, b"g").act("start", "the jail half")?;
     Ok(())
 }
@@ -204,16 +211,16 @@ fn jail_half(socket: &UnixStream, go: OwnedFd, handover: Handover) {
 fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd, Log)>> {
     let Handover { plan, layers, storage, home, binds, devices, shell, door, porch, log } = handover;
 
-    // 11. Wait for the id maps, then become root of the jail. Before, every file made would belong to nobody.
+    // 12. Wait for the id maps, then become root of the jail. Before, every file made would belong to nobody.
     if rustix::io::read(&go, &mut [0u8; 1][..]).act("wait for", "the id maps")? == 0 {
         return Ok(None);
     }
     drop(go);
     confine::become_root(&[])?;
 
-    // 12. Lay out a staging tmpfs over the old /run, and work inside of it: overlayfs of older kernels takes short
+    // 13. Lay out a staging tmpfs over the old /run, and work inside of it: overlayfs of older kernels takes short
     //     relative paths only, and only of mounts that are attached. Not over /: the old root must stay the topmost
-    //     mount there, or step 19 would detach the staging instead.
+    //     mount there, or step 21 would detach the staging instead.
     let staging = new_mount("tmpfs", &[("mode", "0755")], MountAttrFlags::empty())?;
     move_mount(&staging, "", CWD, "/run", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .act("attach", "the staging tmpfs")?;
@@ -229,7 +236,7 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     }
     drop((layers, storage));
 
-    // 13. Furnish: a small top layer with the account lines and the mount points of this jail, so that neither
+    // 14. Furnish: a small top layer with the account lines and the mount points of this jail, so that neither
     //     layers nor upper need them. Made from what the jail will show, which a read-only preview tells.
     mkdirat(CWD, "f", Mode::from_raw_mode(0o755)).act("create", "the furniture")?;
     mkdirat(CWD, "empty", Mode::from_raw_mode(0o755)).act("create", "an empty directory")?;
@@ -244,7 +251,7 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     };
     furniture.place_lower("f")?;
 
-    // 14. Mount the overlay. By the jail's root, not the host's: host root has no id in an id-mapped upper, and the
+    // 15. Mount the overlay. By the jail's root, not the host's: host root has no id in an id-mapped upper, and the
     //     kernel would silently make the mount read-only. Hence also the look at what came of it.
     let mut all = vec!["f".to_owned()];
     all.extend(lowers);
@@ -268,34 +275,11 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     attach_at(&root, "m")?;
     let tree = Tree::at(root, plan.user.as_str());
 
-    // 15. Mount what every jail has fresh. /proc while the host's full one is still in sight: the kernel refuses a new
-    //     one afterwards. Mount points are found without following any link: the user may have planted one.
-    let nothing = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let noexec = nothing | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    tree.mount(&new_mount("proc", &[], noexec)?, "proc")?;
-    tree.mount(&new_mount("tmpfs", &[("mode", "0755")], MountAttrFlags::MOUNT_ATTR_NOSUID)?, "dev")?;
-    for (name, device) in &devices {
-        tree.file(&format!("dev/{name}"))?;
-        tree.mount_on(device, &format!("dev/{name}"), OFlags::empty())?;
-    }
-    // Group 5 is tty in Debian (base-passwd).
-    let pts = [("mode", "0620"), ("ptmxmode", "0666"), ("gid", "5"), ("newinstance", "")];
-    tree.mount(&new_mount("devpts", &pts, noexec & !MountAttrFlags::MOUNT_ATTR_NODEV)?, "dev/pts")?;
-    tree.mount(&new_mount("tmpfs", &[("mode", "1777")], nothing)?, "dev/shm")?;
-    tree.mount(&new_mount("mqueue", &[], noexec)?, "dev/mqueue")?;
-    for (link, target) in [
-        ("ptmx", "pts/ptmx"),
-        ("fd", "/proc/self/fd"),
-        ("stdin", "fd/0"),
-        ("stdout", "fd/1"),
-        ("stderr", "fd/2"),
-    ] {
-        tree.link(&format!("dev/{link}"), target)?;
-    }
-    tree.mount(&new_mount("tmpfs", &[("mode", "1777")], nothing)?, "tmp")?;
-    tree.mount(&new_mount("tmpfs", &[("mode", "0755")], nothing)?, "run")?;
+    // 16. Mount what every jail has fresh: /proc, /sys, /dev, /tmp, /run. /proc and /sys while the host's full ones are
+    //     still in sight: the kernel refuses new ones afterwards.
+    let fresh = fresh::mount(&plan, &tree, &devices)?;
 
-    // 16. Bring in the host's directories: home, binds, the login shell. After the fresh ones, or they would be
+    // 17. Bring in the host's directories: home, binds, the login shell. After the fresh ones, or they would be
     //     hidden.
     if let Some(home) = &home {
         tree.mount(home, relative(&plan.home))?;
@@ -314,10 +298,15 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     tree.mount_on(&shell, relative(Path::new(&shell_path)), OFlags::empty())?;
     drop((home, binds, devices, shell));
 
-    // 17. Finish the furniture where the upper shadows it, make /run's inhabitants and a home in the upper.
+    // 18. Finish the furniture where the upper shadows it, make /run's inhabitants and a home in the upper.
     furniture.settle(&plan, &tree)?;
 
-    // 18. Set the jail's own kernel settings, while we still may: no user namespaces inside, loopback up.
+    // 19. Set the jail's own kernel settings, while we still may: its name, no user namespaces inside, loopback up.
+    nix::unistd::sethostname(&plan.host).act("set the host name to", &plan.host)?;
+    let is = nix::unistd::gethostname().act("read", "the host name")?;
+    if is.to_str() != Some(&plan.host) {
+        return Err(Error::Surprise { what: "the host name", wanted: plan.host, is: format!("{is:?}") });
+    }
     let limit = "proc/sys/user/max_user_namespaces";
     tree.write(limit, "0")?;
     let is = tree.read(limit)?;
@@ -328,7 +317,10 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
         sys::loopback_up().act("bring up", "the loopback interface")?;
     }
 
-    // 19. Make the overlay the root and let go of the host's. Nothing of the host can be reached by path afterwards.
+    // 20. Mask what of /proc and /sys is not the jail's business. After 19, which writes to what is read-only from here.
+    fresh.mask(&tree)?;
+
+    // 21. Make the overlay the root and let go of the host's. Nothing of the host can be reached by path afterwards.
     rustix::process::fchdir(&tree.root).act("enter", "the overlay")?;
     rustix::process::pivot_root(".", ".").act("pivot to", "the overlay")?;
     unmount(".", UnmountFlags::DETACH).act("detach", "the host's root")?;
@@ -336,7 +328,7 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     nothing_left_of_the_host()?;
     drop((tree, staging));
 
-    // 20. Let go of the last of the host and of every privilege but the one to end what is inside: /dev/null for
+    // 22. Let go of the last of the host and of every privilege but the one to end what is inside: /dev/null for
     //     standard output and error (the claim on the upper moves to a number of its own), then the capabilities.
     let null = openat(CWD, "/dev/null", OFlags::RDWR, Mode::empty()).act("open", "/dev/null")?;
     let alive = sys::inherited(1).act("keep", "the claim on the upper")?;
@@ -349,7 +341,7 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     std::mem::forget(alive);
     confine::become_init()?;
 
-    // 21. Open the door. listen(2) last: it stamps the socket with what we are now, and only a whole jail may answer.
+    // 23. Open the door. listen(2) last: it stamps the socket with what we are now, and only a whole jail may answer.
     door::open(&door).act("open", "the door")?;
     Ok(Some((life::House::new(plan, door, kept), porch, log)))
 }

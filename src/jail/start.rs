@@ -6,15 +6,15 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::plan::Plan;
 use crate::error::{Act, Error, Result};
-use crate::paths;
 use crate::runtime::Corner;
+use crate::{cgroup, paths};
 
 /// How long the caller waits for `ojail-init`. It takes milliseconds, unless a disk or a network home is slow.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,12 +37,12 @@ pub fn start(plan: &Plan, alive: File) -> Result<()> {
     let (ours, theirs) = UnixStream::pair().act("make", "a socket pair")?;
     // A fresh program with an empty environment: nothing of the login process' memory gets near the jail. The two
     // descriptors that it needs are its standard input and output; it closes whatever else it inherited.
-    let mut init = Command::new(&program)
+    let mut init = cgroup::launcher(&program, &plan.user, plan.uid, &plan.limits, &plan.storage)?
         .env_clear()
         .current_dir("/")
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::from(alive))
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .act("run", &program)?;
     let outcome = converse(&ours, plan);
@@ -55,12 +55,19 @@ pub fn start(plan: &Plan, alive: File) -> Result<()> {
     let why = match outcome.act("hear from", &program) {
         Ok(Some(Outcome::Ready)) => return Ok(()),
         Ok(Some(Outcome::Failed(why))) => Error::NotRaised(why),
-        Ok(None) => Error::NotRaised(format!("{program} ended without a word")),
+        // Nobody has its standard error any more, so this is read to its end at once. Only what launches it writes there.
+        Ok(None) => Error::NotRaised(match init.stderr.take().map(io::read_to_string) {
+            Some(Ok(text)) if !text.trim().is_empty() => {
+                format!("{program} could not be started: {}", text.trim().replace('\n', "; "))
+            }
+            _ => format!("{program} ended without a word"),
+        }),
         Err(error) => error,
     };
     if let Some(upper) = &plan.upper {
         upper.undo();
     }
+    cgroup::tidy(&plan.user);
     // A door may have been hung that was never opened.
     Corner::of(&plan.user).sweep()?;
     Err(why)

@@ -11,7 +11,7 @@ use std::path::Path;
 use nix::unistd::{Gid, Uid};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, statat};
 
-use super::mounts::attach;
+use super::mounts::{attach, clone_place};
 use crate::error::{Act, Error, Result};
 
 /// One jail's file system.
@@ -123,6 +123,23 @@ impl Tree {
     /// Whether anything is at this path, a link included.
     pub(super) fn exists(&self, path: &str) -> bool {
         !matches!(self.open(path, OFlags::PATH | OFlags::NOFOLLOW), Err(rustix::io::Errno::NOENT))
+    }
+
+    /// Whether something is at this path, and whether it is a directory.
+    pub(super) fn is_there(&self, path: &str) -> Result<Option<bool>> {
+        match self.open(path, OFlags::PATH | OFlags::NOFOLLOW) {
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            place => {
+                let stat = place.and_then(fstat).map_err(|e| self.blocked(path, e))?;
+                Ok(Some(FileType::from_raw_mode(stat.st_mode) == FileType::Directory))
+            }
+        }
+    }
+
+    /// A detached clone of what is mounted at this path.
+    pub(super) fn clone_of(&self, path: &str) -> Result<OwnedFd> {
+        let place = self.open(path, OFlags::PATH | OFlags::NOFOLLOW).map_err(|e| self.blocked(path, e))?;
+        clone_place(&place, Path::new(path))
     }
 
     /// Whether there is a directory at this path.

@@ -44,6 +44,15 @@ pub fn loop_devices() -> Result<(), String> {
     if Path::new("/dev/loop-control").exists() { Ok(()) } else { Err("no loop devices here".into()) }
 }
 
+/// Landlock's scopes: ABI 6, of kernel 6.12 (Documentation/userspace-api/landlock.rst).
+pub fn landlock_scopes() -> Result<(), String> {
+    const VERSION: libc::c_long = 1;
+    let nothing = std::ptr::null::<libc::c_void>();
+    // SAFETY: asked for its version, the call takes a null pointer and a length of zero.
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0, VERSION) };
+    if abi >= 6 { Ok(()) } else { Err("this kernel's Landlock has no scopes".into()) }
+}
+
 /// Says that this test is skipped and why, or panics if everything must work.
 pub fn skip(reason: &dyn std::fmt::Display) {
     let thread = thread::current();

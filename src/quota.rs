@@ -1,0 +1,166 @@
+//! Project quotas: how much a user's upper may take on its file system. Host root, in `ojail-init`, while no jail of this
+//! user is mounted, so nothing moves below.
+//!
+//! Everything in the upper and in its work directory belongs to one project, and new files inherit it. Nobody inside can
+//! change that: the kernel takes a new project only from the initial user namespace (`fileattr_set_prepare`). The work
+//! directory is in the same project, or overlayfs could not rename from there (`EXDEV`).
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, fstat, fstatfs, openat};
+use serde::Serialize;
+
+use crate::config::{Limits, Storage};
+use crate::error::{Act, Error, Result};
+use crate::store::Upper;
+use crate::sys;
+
+/// What an upper takes at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Use {
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// Files, directories and the rest.
+    pub inodes: u64,
+}
+
+/// File systems with project quotas, by magic number (linux/magic.h).
+const FIT: [(i64, &str); 2] = [(0xef53, "ext4"), (0x5846_5342, "xfs")];
+
+/// Whether the file system of the uppers can hold these limits. Changes nothing.
+///
+/// # Errors
+/// [`Error::Limit`] with the mend.
+pub fn look(storage: &Storage, limits: &Limits) -> Result<()> {
+    if !limits.of_upper() {
+        return Ok(());
+    }
+    // The deepest directory that exists: the first login makes the rest on the same file system.
+    let there = storage.upperdirs.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let dir = open(there)?;
+    let magic = fstatfs(&dir).act("examine the file system of", there)?.f_type;
+    #[allow(clippy::unnecessary_cast, reason = "f_type has another width on some architectures")]
+    let name = FIT.iter().find(|(fit, _)| *fit == magic as i64).map(|(_, name)| *name);
+    let Some(name) = name else {
+        return Err(refuse(
+            there,
+            "is on a file system without project quotas; put it on ext4 or xfs, or take the limit out of the profile",
+        ));
+    };
+    match sys::project_quota(&dir, 0) {
+        Ok(_) => Ok(()),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(e) => {
+            let prepare = if name == "ext4" { " (after `tune2fs -O project,quota`, unmounted)" } else { "" };
+            Err(refuse(
+                there,
+                &format!("is on {name} without project quotas ({e}); mount it with `prjquota`{prepare}"),
+            ))
+        }
+    }
+}
+
+fn refuse(path: &Path, why: &str) -> Error {
+    Error::Limit { why: format!("limits.disk and limits.inodes: {} {why}", path.display()) }
+}
+
+/// Puts the upper and its work directory under these limits, or lifts those of an earlier raise. `first` is the first of the
+/// 65536 ids that belong to this user alone, and as many project ids with them.
+///
+/// # Errors
+/// [`Error::Limit`], [`Error::Act`], [`Error::Surprise`].
+pub fn apply(upper: &Upper, storage: &Storage, limits: &Limits, first: u32) -> Result<()> {
+    let paths = [upper.base.join(&upper.upper), upper.base.join(&upper.work)];
+    let dirs = [open(&paths[0])?, open(&paths[1])?];
+    let own = |project: u32| project.checked_sub(first).is_some_and(|number| number < 65_536);
+    // Not every file system knows projects, which matters only where there is a limit.
+    let now = sys::project(&dirs[0]).map(|(project, _)| project).unwrap_or_default();
+    if !limits.of_upper() {
+        if own(now) && sys::project_quota(&dirs[0], now).is_ok_and(|quota| quota.limits() != (0, 0)) {
+            sys::set_project_quota(&dirs[0], now, 0, 0).act("lift the quota of", &paths[0])?;
+        }
+        return Ok(());
+    }
+    look(storage, limits)?;
+    let project = if own(now) { now } else { unused(storage, &paths[0], first)? };
+    let (bytes, inodes) = (limits.disk.unwrap_or(0), limits.inodes.unwrap_or(0));
+    sys::set_project_quota(&dirs[0], project, bytes, inodes).act("set the quota of", &paths[0])?;
+    for (dir, path) in dirs.iter().zip(&paths) {
+        if sys::project(dir).act("ask for the project of", path)? != (project, true) {
+            adopt(dir, project).act("give to its project", path)?;
+        }
+    }
+    let is = sys::project_quota(&dirs[0], project).act("read the quota of", &paths[0])?.limits();
+    // The kernel counts in blocks of 1 KiB.
+    if is == (bytes.div_ceil(1024) * 1024, inodes) {
+        return Ok(());
+    }
+    Err(Error::Surprise {
+        what: "the quota",
+        wanted: format!("{bytes} bytes, {inodes} inodes"),
+        is: format!("{is:?}"),
+    })
+}
+
+/// What the upper takes; `None` where it has no project of its own.
+#[must_use]
+pub fn usage(upper: &Path) -> Option<Use> {
+    let dir = open(upper).ok()?;
+    let (project, inherited) = sys::project(&dir).ok()?;
+    let quota = sys::project_quota(&dir, project).ok().filter(|_| project != 0 && inherited)?;
+    Some(Use { bytes: quota.bytes, inodes: quota.inodes })
+}
+
+/// A project of this user's that no upper of theirs which was set aside still has: what is set aside must not count.
+fn unused(storage: &Storage, upper: &Path, first: u32) -> Result<u32> {
+    let shelf = storage.asidedirs.join(upper.file_name().unwrap_or_default());
+    let mut taken = Vec::new();
+    for entry in fs::read_dir(&shelf).into_iter().flatten() {
+        let path = entry.act("list", &shelf)?.path();
+        taken.extend(open(&path).ok().and_then(|dir| sys::project(&dir).ok()).map(|(project, _)| project));
+    }
+    let free = (first..first.saturating_add(65_536)).find(|project| !taken.contains(project));
+    free.ok_or_else(|| refuse(&shelf, "has used up all project ids of this user"))
+}
+
+/// Gives a whole tree to a project. Its top comes last, so that a crash on the way is noticed the next time. One descriptor a
+/// level: `ojail-init` has 65536 of them.
+fn adopt(top: &OwnedFd, project: u32) -> io::Result<()> {
+    let mut levels = vec![(Dir::read_from(top)?, top.try_clone()?)];
+    let device = fstat(top)?.st_dev;
+    while let Some((entries, dir)) = levels.last_mut() {
+        let Some(entry) = entries.next() else {
+            sys::set_project(&*dir, project)?;
+            levels.pop();
+            continue;
+        };
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        // Only what can be opened has a project to be set; links, fifos and device files take no space to speak of.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match entry.file_type() {
+            FileType::Directory => {
+                let below = openat(&*dir, name, flags | OFlags::DIRECTORY, Mode::empty())?;
+                if fstat(&below)?.st_dev == device {
+                    levels.push((Dir::read_from(&below)?, below));
+                }
+            }
+            FileType::RegularFile => {
+                sys::set_project(openat(&*dir, name, flags, Mode::empty())?, project)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(CWD, path, flags, Mode::empty()).act("open", path)
+}

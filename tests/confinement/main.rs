@@ -1,0 +1,9 @@
+//! The jail as a boundary: what a user finds inside of the kernel's windows, and how much they may take.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod neighbours;
+mod windows;
