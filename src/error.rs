@@ -127,6 +127,24 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// The jail's own network could not be made.
+    #[error("no private network for the jail: {why}")]
+    Network {
+        /// The cause, and the mend.
+        why: String,
+    },
+
+    /// A port that a profile publishes is taken.
+    #[error("port {port} of the host, which profile {profile} publishes, is in use {by}")]
+    Published {
+        /// Number and protocol.
+        port: String,
+        /// The profile.
+        profile: String,
+        /// Who has it.
+        by: String,
+    },
+
     /// A limit of the profile that this host cannot hold a jail to.
     #[error("a limit of the profile cannot be enforced: {why}")]
     Limit {

@@ -14,7 +14,7 @@ use super::{configuration, say};
 use crate::account::{self, Username};
 use crate::config::Config;
 use crate::error::Result;
-use crate::jail::door::{Answer, Door, Request, Status};
+use crate::jail::door::{Answer, Door, Guest, Request, Status};
 use crate::jail::plan;
 use crate::policy::{Decision, decide};
 use crate::{runtime, store};
@@ -38,12 +38,23 @@ struct Jail {
     outdated: bool,
 }
 
+/// One session, as `--json` prints it.
 #[derive(Debug, Serialize)]
-struct Session {
-    service: String,
-    from: String,
-    pid: u32,
-    since: u64,
+pub(super) struct Session {
+    /// The PAM service, or `enter`.
+    pub(super) service: String,
+    /// The remote host; empty for a local session.
+    pub(super) from: String,
+    /// The login process, as the host counts.
+    pub(super) pid: u32,
+    /// Seconds since 1970.
+    pub(super) since: u64,
+}
+
+impl Session {
+    pub(super) fn of(guest: Guest) -> Self {
+        Self { service: guest.service, from: guest.from, pid: guest.pid, since: guest.since }
+    }
 }
 
 pub(super) fn run(json: bool) -> Result<ExitCode> {
@@ -95,19 +106,13 @@ fn running(user: Username, pid: i32, status: Status, config: Option<&Config>) ->
             Decision::Exempt(_) => None,
         }
     });
-    let session = |guest: crate::jail::door::Guest| Session {
-        service: guest.service,
-        from: guest.from,
-        pid: guest.pid,
-        since: guest.since,
-    };
     Jail {
         user,
         profile: Some(status.profile),
         running: true,
         pid: Some(pid),
         since: Some(status.since),
-        sessions: status.sessions.into_iter().map(session).collect(),
+        sessions: status.sessions.into_iter().map(Session::of).collect(),
         processes: status.processes,
         upper: false,
         outdated: config.is_some() && now != Some(status.terms),
@@ -177,7 +182,7 @@ fn count(running: bool, number: usize) -> String {
     if running { number.to_string() } else { String::new() }
 }
 
-fn local_time(seconds: u64) -> String {
+pub(super) fn local_time(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
     let offset = UtcOffset::current_local_offset().unwrap_or(UtcOffset::UTC);
     let format = format_description!("[year]-[month]-[day] [hour]:[minute]");

@@ -5,6 +5,7 @@ mod check;
 mod enter;
 mod list;
 mod reset;
+mod status;
 mod stop;
 mod terminal;
 
@@ -47,6 +48,14 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Show one jail in full: sessions, network, and what it takes of what it may
+    Status {
+        /// Whose jail
+        user: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Open a session in a user's jail, on a terminal of its own
     Enter {
         /// Whose jail
@@ -83,6 +92,7 @@ pub fn main() -> ExitCode {
     let done = match arguments.verb {
         Verb::Check { user, json } => check::run(user.as_deref(), json),
         Verb::List { json } => as_root().and_then(|()| list::run(json)),
+        Verb::Status { user, json } => as_root().and_then(|()| status::run(&user, json)),
         Verb::Enter { user, command } => as_root().and_then(|()| enter::run(&user, &command)),
         Verb::Stop { user } => as_root().and_then(|()| stop::run(&user)),
         Verb::Reset { user } => as_root().and_then(|()| reset::run(&user)),

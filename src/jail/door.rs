@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Terms;
-use crate::config::Network;
+use crate::config::{Network, Publish};
 use crate::error::{Act, Error, Result};
 use crate::runtime::Corner;
 
@@ -95,8 +95,10 @@ pub struct Status {
     pub since: u64,
     /// Open sessions.
     pub sessions: Vec<Guest>,
-    /// Processes inside, PID 1 not counted.
+    /// Processes inside, PID 1 and the network's not counted.
     pub processes: usize,
+    /// Ports of the host that lead inside.
+    pub publish: Vec<Publish>,
 }
 
 /// Longest message. A status with thousands of sessions still fits.

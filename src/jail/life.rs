@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SocketFlags, accept_with};
 
 use super::door::{self, Answer, Guest, Request, Status, now};
 use super::plan::{Plan, Terms};
+use crate::config::Publish;
 use crate::log::{Level, Log};
 
 /// How long processes have between SIGTERM and SIGKILL.
@@ -35,6 +36,9 @@ pub(super) struct House {
     linger: bool,
     keep_warm: Duration,
     welcome: door::House,
+    publish: Vec<Publish>,
+    /// The processes of the network's, as this PID namespace counts. They are nobody's session, and the jail ends with them.
+    network: Vec<i32>,
     since: u64,
     door: OwnedFd,
     /// Holds the claim on the upper; never read.
@@ -42,7 +46,8 @@ pub(super) struct House {
 }
 
 impl House {
-    pub(super) fn new(plan: Plan, door: OwnedFd, alive: OwnedFd) -> Self {
+    /// `network`: the pids of what is inside already.
+    pub(super) fn new(plan: Plan, network: Vec<i32>, door: OwnedFd, alive: OwnedFd) -> Self {
         Self {
             welcome: door::House {
                 root: plan.root,
@@ -58,6 +63,8 @@ impl House {
             terms: plan.terms,
             linger: plan.linger,
             keep_warm: Duration::from_secs(plan.keep_warm),
+            publish: plan.publish,
+            network,
             since: now(),
             door,
             _alive: alive,
@@ -133,7 +140,7 @@ impl Life {
                         self.end("it was told to by a signal");
                     }
                 }
-                reap();
+                self.reap();
             }
             self.serve(&ready.callers);
             if ready.door {
@@ -147,7 +154,7 @@ impl Life {
         let now = Instant::now();
         match self.phase {
             Phase::Ending(deadline, why) => {
-                if !occupied() {
+                if !self.occupied() {
                     return Some(why);
                 }
                 if now >= deadline {
@@ -155,14 +162,17 @@ impl Life {
                 }
             }
             Phase::Clearing(deadline) if self.sessions() == 0 => {
-                if !occupied() {
+                if !self.occupied() {
                     self.phase = Phase::Warm(now + self.house.keep_warm);
+                } else if now >= deadline + GRACE {
+                    // Whoever forks faster than this kills one by one has the jail ended around them.
+                    self.end("what was left would not end");
                 } else if now >= deadline {
-                    signal_all(Signal::SIGKILL);
+                    self.signal_guests(Signal::SIGKILL);
                 }
             }
             Phase::Lived if self.sessions() == 0 => {
-                if occupied() {
+                if self.occupied() {
                     self.glance = (self.glance * 2).min(GLANCES.1);
                 } else {
                     self.phase = Phase::Warm(now + self.house.keep_warm);
@@ -170,7 +180,7 @@ impl Life {
                 }
             }
             Phase::Warm(deadline) if now >= deadline => {
-                if occupied() {
+                if self.occupied() {
                     self.phase = Phase::Lived;
                 } else {
                     return Some("it was empty");
@@ -254,7 +264,7 @@ impl Life {
                     return Some(Answer::Closing);
                 }
                 // Raised on other terms: make way, unless somebody or something is inside.
-                if guest.terms != self.house.terms && self.sessions() == 0 && !occupied() {
+                if guest.terms != self.house.terms && self.sessions() == 0 && !self.occupied() {
                     self.end("the configuration changed");
                     return Some(Answer::Closing);
                 }
@@ -272,7 +282,8 @@ impl Life {
                 terms: self.house.terms,
                 since: self.house.since,
                 sessions: self.callers.iter().filter_map(|caller| caller.guest.clone()).collect(),
-                processes: others().unwrap_or_default(),
+                processes: self.guests().unwrap_or_default().len(),
+                publish: self.house.publish.clone(),
             })),
             // No answer: the end of the connection is the end of the jail.
             Request::Stop => {
@@ -296,14 +307,18 @@ impl Life {
         );
         if left == 0 && !self.house.linger && self.phase == Phase::Lived {
             self.phase = Phase::Clearing(Instant::now() + GRACE);
-            hang_up();
+            for signal in HANG_UP {
+                self.signal_guests(signal);
+            }
         }
     }
 
     fn end(&mut self, why: &'static str) {
         if !matches!(self.phase, Phase::Ending(..)) {
             self.phase = Phase::Ending(Instant::now() + GRACE, why);
-            hang_up();
+            for signal in HANG_UP {
+                self.signal_guests(signal);
+            }
         }
     }
 
@@ -321,20 +336,45 @@ struct Ready {
     callers: Vec<bool>,
 }
 
-fn reap() {
-    while let Ok(status) = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-        if status == WaitStatus::StillAlive {
-            break;
+/// As a terminal that goes away and a shutdown would; interactive shells ignore SIGTERM alone, and what was stopped could
+/// hear neither.
+const HANG_UP: [Signal; 3] = [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGCONT];
+
+impl Life {
+    fn reap(&mut self) {
+        while let Ok(status) = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+            let Some(pid) = status.pid() else { break };
+            if self.house.network.contains(&pid.as_raw()) {
+                self.end("its network ended");
+            }
         }
     }
-}
 
-/// As a terminal that goes away and a shutdown would; interactive shells ignore SIGTERM alone.
-fn hang_up() {
-    signal_all(Signal::SIGHUP);
-    signal_all(Signal::SIGTERM);
-    // What was stopped could not hear it.
-    signal_all(Signal::SIGCONT);
+    /// Whether anything but PID 1 and its network lives inside. If that cannot be told, something does: a jail never ends by
+    /// mistake.
+    fn occupied(&mut self) -> bool {
+        self.reap();
+        self.guests().is_none_or(|guests| !guests.is_empty())
+    }
+
+    /// What lives inside because of the user. `None` if it cannot be told.
+    fn guests(&self) -> Option<Vec<i32>> {
+        let mut pids = others()?;
+        pids.retain(|pid| !self.house.network.contains(pid));
+        Some(pids)
+    }
+
+    /// To every process of this PID namespace but this one and the network's.
+    fn signal_guests(&self, signal: Signal) {
+        if self.house.network.is_empty() {
+            // In one go: nothing can fork between two of these.
+            signal_all(signal);
+            return;
+        }
+        for pid in self.guests().unwrap_or_default() {
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
 }
 
 /// To every process of this PID namespace but this one.
@@ -342,16 +382,10 @@ fn signal_all(signal: Signal) {
     let _ = kill(Pid::from_raw(-1), signal);
 }
 
-/// Whether anything but PID 1 lives inside. If that cannot be told, something does: a jail never ends by mistake.
-fn occupied() -> bool {
-    reap();
-    others().is_none_or(|others| others > 0)
-}
-
-/// How many other processes are in this PID namespace. Its own /proc is the one place that also knows those whose parent
-/// is a login process on the host.
-fn others() -> Option<usize> {
-    let pid = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
+/// The other processes of this PID namespace. Its own /proc is the one place that also knows those whose parent is a login
+/// process on the host.
+pub(super) fn others() -> Option<Vec<i32>> {
+    let pid = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse::<i32>().ok();
     let pids = std::fs::read_dir("/proc").ok()?.flatten().filter_map(pid);
-    Some(pids.filter(|pid| *pid != 1).count())
+    Some(pids.filter(|pid| *pid != 1).collect())
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::network;
 use crate::account::{Account, Membership, Username};
 use crate::config::{Bind, Config, Home, Limits, Network, Profile, Publish, Reach, Storage};
 use crate::error::{Act, Error, Result};
@@ -112,6 +113,10 @@ pub fn make(config: &Config, profile: &Profile, account: &Account) -> Result<Pla
         cgroup::Tree::fit_for(&profile.limits, &config.storage)?;
     }
     quota::look(&config.storage, &profile.limits)?;
+    if profile.network == Network::Private {
+        network::look()?;
+        network::ports_are_free(profile, &share.user)?;
+    }
     if profile.writable {
         store::check(&config.storage)?;
     }
@@ -147,7 +152,10 @@ pub fn make(config: &Config, profile: &Profile, account: &Account) -> Result<Pla
             None => nix::unistd::gethostname().act("read", "the host's name")?.to_string_lossy().into_owned(),
         },
         resolv_conf: match profile.network {
-            Network::Host | Network::Private => std::fs::read_to_string("/etc/resolv.conf").ok(),
+            Network::Host => std::fs::read_to_string("/etc/resolv.conf").ok(),
+            Network::Private => {
+                std::fs::read_to_string("/etc/resolv.conf").ok().map(|t| network::resolv_conf(&t))
+            }
             Network::None => None,
         },
         user: share.user,
@@ -183,7 +191,8 @@ pub(super) fn of_nobody(config: &Config, profile: &Profile) -> Result<Plan> {
         root: profile.root,
         network: profile.network,
         reach: profile.reach.clone(),
-        publish: profile.publish.clone(),
+        // Those of a running jail would be in use.
+        publish: Vec::new(),
         limits: Limits::default(),
         binds: profile.binds.clone(),
         linger: false,

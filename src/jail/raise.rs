@@ -22,7 +22,7 @@ use super::mounts::{Links, attach_at, clone_place, clone_tree, new_mount, overla
 use super::plan::Plan;
 use super::start::Outcome;
 use super::tree::Tree;
-use super::{confine, door, fresh, furnish, life};
+use super::{confine, door, fresh, furnish, life, network};
 use crate::config::{Home, Network};
 use crate::error::{Act, Error, Result};
 use crate::log::Log;
@@ -177,7 +177,13 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
             .act("id-map (this file system or kernel may not be able to)", &upper.base)?;
     }
 
-    // 11. Go. The jail half reports for itself from here; if we die before this, it reads an end of file and ends.
+    // 11. Connect a private network. The last act of the host half, which gives up the host's root for it: pasta must be in the
+    //     jail's PID namespace, to end with it. Before the jail half goes on, which may not stand without its network.
+    if plan.network == Network::Private {
+        network::start(&plan, child)?;
+    }
+
+    // 12. Go. The jail half reports for itself from here; if we die before this, it reads an end of file and ends.
     rustix::io::write(&go_write, b"g").act("start", "the jail half")?;
     Ok(())
 }
@@ -211,16 +217,16 @@ fn jail_half(socket: &UnixStream, go: OwnedFd, handover: Handover) {
 fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd, Log)>> {
     let Handover { plan, layers, storage, home, binds, devices, shell, door, porch, log } = handover;
 
-    // 12. Wait for the id maps, then become root of the jail. Before, every file made would belong to nobody.
+    // 13. Wait for the id maps, then become root of the jail. Before, every file made would belong to nobody.
     if rustix::io::read(&go, &mut [0u8; 1][..]).act("wait for", "the id maps")? == 0 {
         return Ok(None);
     }
     drop(go);
     confine::become_root(&[])?;
 
-    // 13. Lay out a staging tmpfs over the old /run, and work inside of it: overlayfs of older kernels takes short
+    // 14. Lay out a staging tmpfs over the old /run, and work inside of it: overlayfs of older kernels takes short
     //     relative paths only, and only of mounts that are attached. Not over /: the old root must stay the topmost
-    //     mount there, or step 21 would detach the staging instead.
+    //     mount there, or step 22 would detach the staging instead.
     let staging = new_mount("tmpfs", &[("mode", "0755")], MountAttrFlags::empty())?;
     move_mount(&staging, "", CWD, "/run", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .act("attach", "the staging tmpfs")?;
@@ -236,7 +242,7 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     }
     drop((layers, storage));
 
-    // 14. Furnish: a small top layer with the account lines and the mount points of this jail, so that neither
+    // 15. Furnish: a small top layer with the account lines and the mount points of this jail, so that neither
     //     layers nor upper need them. Made from what the jail will show, which a read-only preview tells.
     mkdirat(CWD, "f", Mode::from_raw_mode(0o755)).act("create", "the furniture")?;
     mkdirat(CWD, "empty", Mode::from_raw_mode(0o755)).act("create", "an empty directory")?;
@@ -251,7 +257,7 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     };
     furniture.place_lower("f")?;
 
-    // 15. Mount the overlay. By the jail's root, not the host's: host root has no id in an id-mapped upper, and the
+    // 16. Mount the overlay. By the jail's root, not the host's: host root has no id in an id-mapped upper, and the
     //     kernel would silently make the mount read-only. Hence also the look at what came of it.
     let mut all = vec!["f".to_owned()];
     all.extend(lowers);
@@ -275,11 +281,11 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     attach_at(&root, "m")?;
     let tree = Tree::at(root, plan.user.as_str());
 
-    // 16. Mount what every jail has fresh: /proc, /sys, /dev, /tmp, /run. /proc and /sys while the host's full ones are
+    // 17. Mount what every jail has fresh: /proc, /sys, /dev, /tmp, /run. /proc and /sys while the host's full ones are
     //     still in sight: the kernel refuses new ones afterwards.
     let fresh = fresh::mount(&plan, &tree, &devices)?;
 
-    // 17. Bring in the host's directories: home, binds, the login shell. After the fresh ones, or they would be
+    // 18. Bring in the host's directories: home, binds, the login shell. After the fresh ones, or they would be
     //     hidden.
     if let Some(home) = &home {
         tree.mount(home, relative(&plan.home))?;
@@ -298,10 +304,10 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     tree.mount_on(&shell, relative(Path::new(&shell_path)), OFlags::empty())?;
     drop((home, binds, devices, shell));
 
-    // 18. Finish the furniture where the upper shadows it, make /run's inhabitants and a home in the upper.
+    // 19. Finish the furniture where the upper shadows it, make /run's inhabitants and a home in the upper.
     furniture.settle(&plan, &tree)?;
 
-    // 19. Set the jail's own kernel settings, while we still may: its name, no user namespaces inside, loopback up.
+    // 20. Set the jail's own kernel settings, while we still may: its name, no user namespaces inside, loopback up.
     nix::unistd::sethostname(&plan.host).act("set the host name to", &plan.host)?;
     let is = nix::unistd::gethostname().act("read", "the host name")?;
     if is.to_str() != Some(&plan.host) {
@@ -317,10 +323,10 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
         sys::loopback_up().act("bring up", "the loopback interface")?;
     }
 
-    // 20. Mask what of /proc and /sys is not the jail's business. After 19, which writes to what is read-only from here.
+    // 21. Mask what of /proc and /sys is not the jail's business. After 20, which writes to what is read-only from here.
     fresh.mask(&tree)?;
 
-    // 21. Make the overlay the root and let go of the host's. Nothing of the host can be reached by path afterwards.
+    // 22. Make the overlay the root and let go of the host's. Nothing of the host can be reached by path afterwards.
     rustix::process::fchdir(&tree.root).act("enter", "the overlay")?;
     rustix::process::pivot_root(".", ".").act("pivot to", "the overlay")?;
     unmount(".", UnmountFlags::DETACH).act("detach", "the host's root")?;
@@ -328,7 +334,7 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     nothing_left_of_the_host()?;
     drop((tree, staging));
 
-    // 22. Let go of the last of the host and of every privilege but the one to end what is inside: /dev/null for
+    // 23. Let go of the last of the host and of every privilege but the one to end what is inside: /dev/null for
     //     standard output and error (the claim on the upper moves to a number of its own), then the capabilities.
     let null = openat(CWD, "/dev/null", OFlags::RDWR, Mode::empty()).act("open", "/dev/null")?;
     let alive = sys::inherited(1).act("keep", "the claim on the upper")?;
@@ -340,10 +346,15 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     }
     std::mem::forget(alive);
     confine::become_init()?;
+    // Nobody has come in yet: whatever is here is the network's.
+    let network = life::others().unwrap_or_default();
+    if (plan.network == Network::Private) == network.is_empty() {
+        return Err(Error::Network { why: "it has ended while the jail was raised".into() });
+    }
 
-    // 23. Open the door. listen(2) last: it stamps the socket with what we are now, and only a whole jail may answer.
+    // 24. Open the door. listen(2) last: it stamps the socket with what we are now, and only a whole jail may answer.
     door::open(&door).act("open", "the door")?;
-    Ok(Some((life::House::new(plan, door, kept), porch, log)))
+    Ok(Some((life::House::new(plan, network, door, kept), porch, log)))
 }
 
 /// The host's home directory, if it is the user's. Links on the way are followed (many hosts have /home elsewhere):

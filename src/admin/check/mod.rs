@@ -6,6 +6,7 @@ mod account;
 mod configuration;
 mod ids;
 mod kernel;
+mod limits;
 mod pam;
 mod people;
 mod programs;
@@ -114,6 +115,7 @@ pub(super) fn run(user: Option<&str>, json: bool) -> Result<ExitCode> {
     programs::check(&mut report);
     configuration::check(&mut report, &setting, config);
     kernel::check(&mut report, &setting);
+    limits::check(&mut report, &setting);
     let people = people::find(&mut report, &setting, user);
     people::shells(&mut report, &people, user);
     ids::check(&mut report, &setting, &people);

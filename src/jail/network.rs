@@ -1,0 +1,195 @@
+//! A network of the jail's own that reaches the world: `network = "private"`.
+//!
+//! `pasta` (Debian's package `passt`) carries it: a process that has one foot in the jail's network namespace and the other in
+//! the host's, where it does what any unprivileged user may. It runs as root of the jail, which is nobody on the host, and in
+//! the jail's PID namespace: it ends with the jail, and PID 1 ends the jail if it ends first, so a jail without its network
+//! never falls back to the host's.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+
+use nix::sched::CloneFlags;
+use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use super::confine;
+use super::door::{Answer, Door, Request};
+use super::plan::Plan;
+use crate::account::Username;
+use crate::config::{Profile, Protocol, Publish};
+use crate::error::{Act, Error, Result};
+use crate::runtime;
+
+/// Where Debian's package has it.
+const PASTA: &str = "/usr/bin/pasta";
+
+/// Where the jail asks for names if the host's own resolver is on its loopback: pasta answers there, with what the host's
+/// resolver says. A link-local address that nobody else has; podman uses the same.
+const RESOLVER: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// Whether the host can carry private networks: the program is there.
+///
+/// # Errors
+/// [`Error::Network`] with the mend.
+pub fn look() -> Result<()> {
+    if std::path::Path::new(PASTA).exists() {
+        return Ok(());
+    }
+    Err(Error::Network { why: format!("{PASTA} is missing; `apt-get install passt`") })
+}
+
+/// The host's `resolv.conf` as it is right inside: a resolver on the host's loopback is out of reach there, and is replaced.
+#[must_use]
+pub fn resolv_conf(host: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for line in host.lines() {
+        let mut words = line.split_whitespace();
+        let own = words.next() == Some("nameserver") && words.next().is_some_and(loopback);
+        let line = if own { format!("nameserver {RESOLVER}") } else { line.to_owned() };
+        // Two of the host's may have become one.
+        if !own || !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+fn loopback(address: &str) -> bool {
+    let v4 = address.parse::<Ipv4Addr>().is_ok_and(|v4| v4.is_loopback() || v4.is_unspecified());
+    v4 || address.parse::<Ipv6Addr>().is_ok_and(|v6| v6.is_loopback() || v6.is_unspecified())
+}
+
+/// Whether the ports that a profile publishes are free on this host. They may be taken a moment later: then pasta refuses. Asked
+/// first for the sake of the sentence.
+///
+/// # Errors
+/// [`Error::Published`] with whoever has the port.
+pub fn ports_are_free(profile: &Profile, user: &Username) -> Result<()> {
+    for publish in &profile.publish {
+        if is_free(publish) {
+            continue;
+        }
+        return Err(Error::Published {
+            port: format!("{}/{}", publish.host, publish.protocol),
+            profile: profile.name.clone(),
+            by: match holder(publish, user)? {
+                Some(other) => format!("by the jail of {other}"),
+                None => "by another program".to_owned(),
+            },
+        });
+    }
+    Ok(())
+}
+
+fn is_free(publish: &Publish) -> bool {
+    let addresses: [SocketAddr; 2] =
+        [(Ipv4Addr::UNSPECIFIED, publish.host).into(), (Ipv6Addr::UNSPECIFIED, publish.host).into()];
+    let taken = |address: &SocketAddr| {
+        let bound = match publish.protocol {
+            Protocol::Tcp => TcpListener::bind(address).map(drop),
+            Protocol::Udp => UdpSocket::bind(address).map(drop),
+        };
+        bound.is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse)
+    };
+    !addresses.iter().any(taken)
+}
+
+/// The other user whose running jail publishes this port.
+fn holder(publish: &Publish, user: &Username) -> Result<Option<Username>> {
+    for corner in runtime::corners()? {
+        if corner.user() == user {
+            continue;
+        }
+        // A jail that cannot be asked is no reason to refuse a login; who has the port stays unknown.
+        let Ok(Some(door)) = Door::knock(&corner) else { continue };
+        let Ok(Some(Answer::Status(status))) = door.ask(&Request::Status) else { continue };
+        let same = |other: &Publish| (other.host, other.protocol) == (publish.host, publish.protocol);
+        if status.publish.iter().any(same) {
+            return Ok(Some(corner.user().clone()));
+        }
+    }
+    Ok(None)
+}
+
+/// In the host half of `ojail-init`, as the last that it does: goes into the jail's user and PID namespaces and starts pasta
+/// there. Returns when the network is up. From here on this process is root of the jail, and nobody on the host.
+///
+/// # Errors
+/// [`Error::Network`] in pasta's own words.
+pub(super) fn start(plan: &Plan, jail: Pid) -> Result<()> {
+    let pid = rustix::process::Pid::from_raw(jail.as_raw())
+        .ok_or(rustix::io::Errno::SRCH)
+        .act("name", "PID 1 of the jail")?;
+    let init: OwnedFd = pidfd_open(pid, PidfdFlags::empty()).act("open", "PID 1 of the jail")?;
+    nix::sched::setns(&init, CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID)
+        .act("join", "the user and PID namespaces of the jail")?;
+    confine::become_root(&[])?;
+
+    // It goes to the background when the network is up, and answers to PID 1 of the jail then.
+    let output = Command::new(PASTA)
+        .args(arguments(plan, jail))
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .output()
+        .act("run", PASTA)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let why: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    Err(Error::Network { why: format!("pasta: {}", why.join("; ")) })
+}
+
+fn arguments(plan: &Plan, jail: Pid) -> Vec<String> {
+    let mut arguments: Vec<String> = vec!["--config-net".into(), "--quiet".into()];
+    // Nothing of the host's loopback by way of the gateway's address, which is pasta's default.
+    arguments.push("--no-map-gw".into());
+    let resolver = plan.resolv_conf.as_deref().is_some_and(|text| text.contains(&RESOLVER.to_string()));
+    if resolver {
+        arguments.extend(["--dns-forward".into(), RESOLVER.to_string()]);
+    }
+    for (option, protocol) in [("-t", Protocol::Tcp), ("-u", Protocol::Udp)] {
+        let ports: Vec<String> = plan
+            .publish
+            .iter()
+            .filter(|publish| publish.protocol == protocol)
+            .map(|publish| format!("{}:{}", publish.host, publish.jail))
+            .collect();
+        arguments.extend([option.into(), or_none(&ports)]);
+    }
+    for (option, protocol) in [("-T", Protocol::Tcp), ("-U", Protocol::Udp)] {
+        let ports: Vec<String> = plan
+            .reach
+            .iter()
+            .filter(|reach| reach.protocol == protocol)
+            .map(|reach| reach.port.to_string())
+            .collect();
+        arguments.extend([option.into(), or_none(&ports)]);
+    }
+    // The jail has a user namespace already: none is made for pasta.
+    arguments.extend(["--netns-only".into(), "--netns".into(), format!("/proc/{jail}/ns/net")]);
+    arguments
+}
+
+fn or_none(ports: &[String]) -> String {
+    if ports.is_empty() { "none".into() } else { ports.join(",") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resolver_on_the_hosts_loopback_is_replaced_once() {
+        let host = "# stub\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.1\nsearch example\n";
+        assert_eq!(
+            resolv_conf(host),
+            "# stub\nnameserver 169.254.1.1\nnameserver 192.0.2.1\nsearch example\n"
+        );
+        assert_eq!(resolv_conf("nameserver 2001:db8::1\n"), "nameserver 2001:db8::1\n");
+        assert_eq!(resolv_conf(""), "");
+    }
+}
