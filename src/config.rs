@@ -20,6 +20,7 @@ mod ports;
 pub use limits::Limits;
 pub use ports::{Protocol, Publish, Reach};
 
+use crate::seccomp::{self, Changes};
 use limits::RawLimits;
 
 /// A whole, valid configuration.
@@ -86,6 +87,8 @@ pub struct Profile {
     pub hostname: Option<String>,
     /// How much the jail may take.
     pub limits: Limits,
+    /// What the profile changes of the system call filter; `None`: there is no filter.
+    pub seccomp: Option<Changes>,
     /// Whether processes outlive the last session.
     pub linger: bool,
     /// How long an empty jail stays raised.
@@ -314,6 +317,7 @@ struct RawProfile {
     publish: Option<Spanned<Vec<Spanned<String>>>>,
     hostname: Option<Spanned<String>>,
     limits: Option<Spanned<RawLimits>>,
+    seccomp: Option<Spanned<toml::Value>>,
     linger: Option<bool>,
     keep_warm: Option<Spanned<String>>,
     #[serde(default)]
@@ -364,7 +368,7 @@ impl Names {
 }
 
 /// Keys of the design that this version does not have yet. Refused by name: a limit that is ignored is worse than none.
-const NOT_YET: [&str; 2] = ["seccomp", "reset"];
+const NOT_YET: [&str; 1] = ["reset"];
 
 /// Parses a configuration. `file` is only named in mistakes.
 ///
@@ -599,6 +603,10 @@ impl Source<'_> {
             publish: raw.publish.as_ref().map(|ports| self.publish(ports)).transpose()?.unwrap_or_default(),
             hostname: raw.hostname.as_ref().map(|name| self.hostname(name)).transpose()?,
             limits,
+            seccomp: match &raw.seccomp {
+                None => Some(Changes::default()),
+                Some(value) => self.seccomp(value)?,
+            },
             linger: raw.linger.unwrap_or(true),
             keep_warm,
             groups: raw.groups.into_iter().map(Spanned::into_inner).collect(),
@@ -623,6 +631,38 @@ impl Source<'_> {
             name.get_ref()
         );
         Err(self.mistake(Some(name.span()), why))
+    }
+
+    /// `false`, or `{ allow = […], deny = […] }` with names of system calls.
+    fn seccomp(&self, value: &Spanned<toml::Value>) -> Result<Option<Changes>, Mistake> {
+        let refuse = |why: String| self.mistake(Some(value.span()), why);
+        let table = match value.get_ref() {
+            toml::Value::Boolean(true) => return Ok(Some(Changes::default())),
+            toml::Value::Boolean(false) => return Ok(None),
+            toml::Value::Table(table) => table,
+            _ => {
+                return Err(refuse(
+                    "`seccomp` is `{ allow = […], deny = […] }`, or `false` for no filter".into(),
+                ));
+            }
+        };
+        let mut changes = Changes::default();
+        for (key, names) in table {
+            let set = match key.as_str() {
+                "allow" => &mut changes.allow,
+                "deny" => &mut changes.deny,
+                _ => return Err(refuse(format!("unknown key `{key}`; known: `allow`, `deny`"))),
+            };
+            let names =
+                names.as_array().map(|names| names.iter().map(toml::Value::as_str).collect::<Vec<_>>());
+            for name in names.unwrap_or_else(|| vec![None]) {
+                let name =
+                    name.ok_or_else(|| refuse(format!("`{key}` is a list of names of system calls")))?;
+                set.insert(seccomp::name(name).map_err(refuse)?);
+            }
+        }
+        changes.check().map_err(refuse)?;
+        Ok(Some(changes))
     }
 
     fn bind(&self, raw: &RawBind) -> Result<Bind, Mistake> {
@@ -843,6 +883,33 @@ profile = "nginx"
         }
         assert!(mistake(&with("reach = [\"1/tcp\"]")).contains("needs `network = \"private\"`"));
         assert!(mistake(&with("network = \"bridge\"")).contains("unknown network \"bridge\""));
+    }
+
+    #[test]
+    fn the_filter_is_changed_by_names_of_system_calls() {
+        let changes = |text: &str| {
+            let config = parse(Path::new("f"), &with(text)).unwrap();
+            config.profiles["nginx"].seccomp.clone()
+        };
+        assert_eq!(changes(""), Some(Changes::default()));
+        assert_eq!(changes("seccomp = false"), None);
+        let some = changes("seccomp = { allow = [\"keyctl\"], deny = [\"ptrace\", \"chroot\"] }").unwrap();
+        assert_eq!((some.allow.len(), some.deny.len()), (1, 2));
+        for (bad, why) in [
+            ("{ allow = [\"umount\"] }", "there is no system call \"umount\"; is it umount2?"),
+            ("{ deny = [\"execve\"] }", "cannot be denied"),
+            ("{ deny = [\"bpf\"], allow = [\"bpf\"] }", "both allowed and denied"),
+            ("{ alow = [\"bpf\"] }", "unknown key `alow`"),
+            ("{ allow = \"bpf\" }", "is a list of names"),
+            ("{ allow = [1] }", "is a list of names"),
+            ("\"off\"", "or `false` for no filter"),
+        ] {
+            let text = mistake(&with(&format!("seccomp = {bad}")));
+            assert!(
+                text.starts_with("ojail.toml:7: profiles.nginx.seccomp: ") && text.contains(why),
+                "{bad}: {text}"
+            );
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Rooms, from pure to kernel; each knows only those above it:
 //!
-//! * [`config`], [`account`], [`policy`]: what should be. Values in, values out.
+//! * [`config`], [`account`], [`policy`], [`seccomp`]: what should be. Values in, values out.
 //! * [`ids`], [`store`], [`layers`], [`quota`], [`cgroup`], [`runtime`]: what is on disk, in control groups and in `/run`.
 //! * [`jail`]: the story of a login: plan, raise, join, confine; and the life of a jail.
 //! * `admin`: one file per verb of the `ojail` command (feature `cli`).
@@ -26,6 +26,7 @@ pub mod paths;
 pub mod policy;
 pub mod quota;
 pub mod runtime;
+pub mod seccomp;
 pub mod store;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -5,11 +5,12 @@
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-use rustix::thread::CapabilitiesSecureBits;
+use rustix::thread::{CapabilitiesSecureBits, SecureComputingMode};
 
 use super::door::House;
 use crate::config::Network;
 use crate::error::{Act, Error, Result};
+use crate::seccomp::{self, Changes};
 use crate::sys;
 
 /// What the programs of a jail with `root = true` can ever have: what `apt`, `dpkg`, `sudo`, `useradd` and daemons on
@@ -77,7 +78,11 @@ pub fn login(house: &House) -> Result<()> {
         keep_from_abstract_sockets()?;
     }
 
-    // (The seccomp filter belongs here.)
+    // 5. The seccomp filter, on this process and all that it will start. After what it refuses has been done, before the
+    //    capabilities go that a profile with root needs for it.
+    if let Some(changes) = &house.seccomp {
+        filter(changes)?;
+    }
 
     // 6. The login process' own capabilities. It goes on as root of the jail, reading files that the user may have
     //    written (nsswitch.conf, libraries): whoever takes it over that way must find nothing worth having. Nor are its
@@ -160,6 +165,15 @@ fn no_new_privs() -> Result<()> {
         return Ok(());
     }
     Err(Error::Surprise { what: "no_new_privs", wanted: "1".into(), is: "0".into() })
+}
+
+fn filter(changes: &Changes) -> Result<()> {
+    sys::seccomp(&seccomp::program(changes)).act("set", "the system call filter")?;
+    let is = rustix::thread::secure_computing_mode().act("read", "the mode of seccomp")?;
+    if is == SecureComputingMode::Filter {
+        return Ok(());
+    }
+    Err(Error::Surprise { what: "the mode of seccomp", wanted: "filter".into(), is: format!("{is:?}") })
 }
 
 /// Lets this process and what it starts connect to no abstract socket but those of its own session (Landlock's scope, of

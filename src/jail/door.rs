@@ -22,6 +22,7 @@ use super::plan::Terms;
 use crate::config::{Network, Publish};
 use crate::error::{Act, Error, Result};
 use crate::runtime::Corner;
+use crate::seccomp::Changes;
 
 /// What one can say at the door.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +81,8 @@ pub struct House {
     pub uid: u32,
     /// Which network it sees.
     pub network: Network,
+    /// What the profile changes of the system call filter; `None`: there is no filter.
+    pub seccomp: Option<Changes>,
     /// Whether a control group holds its limits, which every login process must join.
     pub limited: bool,
 }

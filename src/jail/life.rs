@@ -55,6 +55,7 @@ impl House {
                 runtime_dir: plan.runtime_dir().display().to_string(),
                 uid: plan.uid,
                 network: plan.network,
+                seccomp: plan.seccomp,
                 limited: plan.limits.of_processes(),
             },
             user: plan.user.to_string(),

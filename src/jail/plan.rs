@@ -11,6 +11,7 @@ use crate::config::{Bind, Config, Home, Limits, Network, Profile, Publish, Reach
 use crate::error::{Act, Error, Result};
 use crate::ids::{self, Extent};
 use crate::layers::{self, Layer};
+use crate::seccomp::Changes;
 use crate::store::{self, Upper};
 use crate::{account, cgroup, paths, quota};
 
@@ -64,6 +65,8 @@ pub struct Plan {
     pub publish: Vec<Publish>,
     /// How much it may take.
     pub limits: Limits,
+    /// What the profile changes of the system call filter; `None`: there is no filter.
+    pub seccomp: Option<Changes>,
     /// Host directories and files to show.
     pub binds: Vec<Bind>,
     /// Whether processes outlive the last session.
@@ -144,6 +147,7 @@ pub fn make(config: &Config, profile: &Profile, account: &Account) -> Result<Pla
         reach: profile.reach.clone(),
         publish: profile.publish.clone(),
         limits: profile.limits,
+        seccomp: profile.seccomp.clone(),
         binds: profile.binds.clone(),
         linger: profile.linger,
         keep_warm: profile.keep_warm.as_secs(),
@@ -194,6 +198,7 @@ pub(super) fn of_nobody(config: &Config, profile: &Profile) -> Result<Plan> {
         // Those of a running jail would be in use.
         publish: Vec::new(),
         limits: Limits::default(),
+        seccomp: profile.seccomp.clone(),
         binds: profile.binds.clone(),
         linger: false,
         keep_warm: 0,
