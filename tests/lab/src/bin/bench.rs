@@ -16,9 +16,22 @@ layers = ["debian"]
 layers = ["debian"]
 home = "jail"
 
+[profiles.filtered]
+layers = ["tools", "debian"]
+
+[profiles.unfiltered]
+layers = ["tools", "debian"]
+seccomp = false
+
 [[rules]]
 user = "alice"
 profile = "debian"
+[[rules]]
+user = "filtered"
+profile = "filtered"
+[[rules]]
+user = "unfiltered"
+profile = "unfiltered"
 [[rules]]
 group = "many"
 profile = "many"
@@ -28,6 +41,7 @@ const PAIRS: usize = 60;
 const WARM: usize = 300;
 const COLD: usize = 60;
 const RUNS: usize = 40;
+const FILTER_PAIRS: usize = 9;
 
 /// Jails are raised for their memory in batches. The first ones fill what the kernel kept of jails that ended, and come
 /// out too small: by a quarter in the first batch, by nothing from the fourth on.
@@ -40,7 +54,14 @@ fn main() -> ExitCode {
         eprintln!("bench: {reason}; run `make bench` as root");
         return ExitCode::FAILURE;
     }
-    let host = lab::host().user(User::new("alice")).layer("debian").config(CONFIG).pam("sshd").start();
+    let host = ["filtered", "unfiltered"]
+        .into_iter()
+        .fold(lab::host().user(User::new("alice")), |host, user| host.user(user))
+        .layer("debian")
+        .layer("tools")
+        .config(CONFIG)
+        .pam("sshd")
+        .start();
     let timing = std::env::current_exe().ok().map(|path| path.with_file_name("timing"));
     if timing.is_none_or(|path| fs::copy(path, host.path("/usr/sbin/timing")).is_err()) {
         eprintln!("bench: the program `timing` is not beside this one; `make bench` builds both");
@@ -49,10 +70,18 @@ fn main() -> ExitCode {
     // Before the first jail.
     let mounts = host.mountinfo().lines().count();
     machine();
-    ssh(&host);
-    module(&host);
-    peers(&host);
-    memory(&host, mounts);
+    // By name, to look at one part again; all of them otherwise.
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let parts: [(&str, &dyn Fn()); 5] = [
+        ("ssh", &|| ssh(&host)),
+        ("module", &|| module(&host)),
+        ("filter", &|| filter(&host)),
+        ("peers", &|| peers(&host)),
+        ("memory", &|| memory(&host, mounts)),
+    ];
+    for (_, part) in parts.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)) {
+        part();
+    }
     ExitCode::SUCCESS
 }
 
@@ -151,14 +180,59 @@ fn module(host: &Host) {
     };
     let warm = micros(format!("timing alice >/dev/null; for i in $(seq {WARM}); do timing alice; done"));
     let cold = micros(format!("for i in $(seq {COLD}); do ojail stop alice >/dev/null; timing alice; done"));
+    let confine = micros(format!("for i in $(seq {WARM}); do timing alice confine; done"));
     println!();
     warm.row("module: join and confine, jail is up", "ms");
+    confine.row("  of which confining", "ms");
     cold.row("module: raise, join and confine", "ms");
     println!(
         "{:<44} {:>8.3} ms",
         "  of which raising (difference of medians)",
         cold.median() - warm.median()
     );
+}
+
+/// Programs that are made of system calls, in a jail with the filter and in one without, by turns.
+fn filter(host: &Host) {
+    const REPOSITORY: &str = "git init -q work && cd work && for i in $(seq 40); do mkdir $i && for j in $(seq 50); do \
+        echo $i $j > $i/$j; done; done && git add . && git -c user.name=a -c user.email=a@b commit -qm all";
+    println!();
+    let users = ["filtered", "unfiltered"];
+    for user in users {
+        host.ssh(user, REPOSITORY).ok();
+        fs::copy(
+            std::env::current_exe().expect("a program has a path").with_file_name("timing"),
+            host.path(format!("/home/{user}/timing")),
+        )
+        .expect("the home is the host's");
+    }
+    for (name, command) in [
+        ("getppid, 10 million times", "./timing getppid"),
+        ("find, over the whole tree, 5 times", "for i in 1 2 3 4 5; do find / -xdev -size +1G; done"),
+        ("git status, of 2000 files, 50 times", "cd work; for i in $(seq 50); do git status --short; done"),
+    ] {
+        let inside = |user: &str| -> f64 {
+            let command =
+                format!("TIMEFORMAT=%R; {{ time {{ {command}; }} >/dev/null 2>&1; }} 2>&1 | tail -1");
+            let text = host.ssh(user, &format!("bash -c '{command}'")).text();
+            text.parse().expect("bash prints seconds")
+        };
+        for user in users {
+            inside(user);
+        }
+        let mut took: [Vec<f64>; 2] = Default::default();
+        for round in 0..FILTER_PAIRS {
+            for turn in 0..2 {
+                let number = (round + turn) % 2;
+                took[number].push(inside(users[number]));
+            }
+        }
+        let ratios = took[0].iter().zip(&took[1]).map(|(filtered, open)| filtered / open).collect();
+        let [filtered, open] = took;
+        Samples::new(open).row(name, "s");
+        Samples::new(filtered).row("  with the system call filter", "s");
+        Samples::new(ratios).row("  ratio of pairs", "");
+    }
 }
 
 /// Other ways to run `true` in the same tree.
