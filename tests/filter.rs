@@ -201,6 +201,8 @@ const MAY_BE_MISSING: &str = "\
 
 #[test]
 fn what_is_allowed_is_answered_by_the_kernel() {
+    // Of whom the kernel refuses less itself.
+    lab::require_root!();
     let filter = filter();
     let names = section("allow");
     assert!(names.len() > 250, "{}", names.len());
