@@ -134,7 +134,7 @@ fn text(status: &Status) -> String {
     let mut lines = Vec::new();
     let mut line = |name: &str, value: String| {
         if !value.is_empty() {
-            lines.push(format!("  {name:<10}{value}"));
+            lines.push(format!("  {name:<12}{value}"));
         }
     };
     line("profile", status.profile.clone());

@@ -5,10 +5,12 @@
 //! the jail's PID namespace: it ends with the jail, and PID 1 ends the jail if it ends first, so a jail without its network
 //! never falls back to the host's.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
@@ -22,22 +24,40 @@ use crate::config::{Profile, Protocol, Publish};
 use crate::error::{Act, Error, Result};
 use crate::runtime;
 
-/// Where Debian's package has it.
+/// Where Debian's package `passt` has it.
 const PASTA: &str = "/usr/bin/pasta";
+
+/// Where Debian's package `nftables` has it.
+const NFT: &str = "/usr/sbin/nft";
+
+/// What must not leave the jail: addresses that mean the host itself once pasta sends to them. Its version of 2023 (Debian 12's)
+/// relays datagrams for the loopback, which anybody inside can send out of the jail's interface (`SO_BINDTODEVICE`).
+const RULES: &str = r#"
+table inet ojail {
+    chain output {
+        type filter hook output priority 0; policy accept;
+        oifname "lo" accept
+        ip daddr { 0.0.0.0/8, 127.0.0.0/8 } drop
+        ip6 daddr { ::/96, ::ffff:0.0.0.0/96 } drop
+    }
+}
+"#;
 
 /// Where the jail asks for names if the host's own resolver is on its loopback: pasta answers there, with what the host's
 /// resolver says. A link-local address that nobody else has; podman uses the same.
 const RESOLVER: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
-/// Whether the host can carry private networks: the program is there.
+/// Whether the host can carry private networks: the programs are there.
 ///
 /// # Errors
 /// [`Error::Network`] with the mend.
 pub fn look() -> Result<()> {
-    if std::path::Path::new(PASTA).exists() {
-        return Ok(());
+    for (program, package) in [(PASTA, "passt"), (NFT, "nftables")] {
+        if !Path::new(program).exists() {
+            return Err(Error::Network { why: format!("{program} is missing; `apt-get install {package}`") });
+        }
     }
-    Err(Error::Network { why: format!("{PASTA} is missing; `apt-get install passt`") })
+    Ok(())
 }
 
 /// The host's `resolv.conf` as it is right inside: a resolver on the host's loopback is out of reach there, and is replaced.
@@ -123,27 +143,54 @@ pub(super) fn start(plan: &Plan, jail: Pid) -> Result<()> {
         .ok_or(rustix::io::Errno::SRCH)
         .act("name", "PID 1 of the jail")?;
     let init: OwnedFd = pidfd_open(pid, PidfdFlags::empty()).act("open", "PID 1 of the jail")?;
+    // Opened as host root: root of the jail may not look at what its PID 1 still is.
+    let netns =
+        File::open(format!("/proc/{jail}/ns/net")).act("open", "the network namespace of the jail")?;
     nix::sched::setns(&init, CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID)
         .act("join", "the user and PID namespaces of the jail")?;
     confine::become_root(&[])?;
 
     // It goes to the background when the network is up, and answers to PID 1 of the jail then.
     let output = Command::new(PASTA)
-        .args(arguments(plan, jail))
+        .args(arguments(plan))
         .env_clear()
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(netns)
         .output()
         .act("run", PASTA)?;
+    succeeded(&output, "pasta")
+}
+
+/// In the jail half, while it has the host's programs and the rights of root in its network: lets nothing out that pasta might take
+/// for the host's loopback.
+///
+/// # Errors
+/// [`Error::Network`] in nft's own words.
+pub(super) fn shield() -> Result<()> {
+    let mut nft = Command::new(NFT)
+        .args(["-f", "-"])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .act("run", NFT)?;
+    if let Some(mut input) = nft.stdin.take() {
+        input.write_all(RULES.as_bytes()).act("talk to", NFT)?;
+    }
+    succeeded(&nft.wait_with_output().act("wait for", NFT)?, "nft")
+}
+
+fn succeeded(output: &Output, name: &str) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr);
     let why: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    Err(Error::Network { why: format!("pasta: {}", why.join("; ")) })
+    Err(Error::Network { why: format!("{name}: {}", why.join("; ")) })
 }
 
-fn arguments(plan: &Plan, jail: Pid) -> Vec<String> {
+fn arguments(plan: &Plan) -> Vec<String> {
     let mut arguments: Vec<String> = vec!["--config-net".into(), "--quiet".into()];
     // Nothing of the host's loopback by way of the gateway's address, which is pasta's default.
     arguments.push("--no-map-gw".into());
@@ -169,8 +216,9 @@ fn arguments(plan: &Plan, jail: Pid) -> Vec<String> {
             .collect();
         arguments.extend([option.into(), or_none(&ports)]);
     }
-    // The jail has a user namespace already: none is made for pasta.
-    arguments.extend(["--netns-only".into(), "--netns".into(), format!("/proc/{jail}/ns/net")]);
+    // The jail has a user namespace already: none is made for pasta. Its network namespace is the standard input, which has no
+    // name that could go away.
+    arguments.extend(["--netns-only", "--netns", "/proc/self/fd/0", "--no-netns-quit"].map(String::from));
     arguments
 }
 

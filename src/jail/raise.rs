@@ -139,7 +139,7 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS;
-    if plan.network == Network::None {
+    if plan.network != Network::Host {
         flags |= CloneFlags::CLONE_NEWNET;
     }
     let (go_read, go_write) =
@@ -307,7 +307,7 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     // 19. Finish the furniture where the upper shadows it, make /run's inhabitants and a home in the upper.
     furniture.settle(&plan, &tree)?;
 
-    // 20. Set the jail's own kernel settings, while we still may: its name, no user namespaces inside, loopback up.
+    // 20. Set the jail's own kernel settings, while we still may: its name, no user namespaces inside, its network's.
     nix::unistd::sethostname(&plan.host).act("set the host name to", &plan.host)?;
     let is = nix::unistd::gethostname().act("read", "the host name")?;
     if is.to_str() != Some(&plan.host) {
@@ -319,8 +319,10 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     if is.trim() != "0" {
         return Err(Error::Surprise { what: limit, wanted: "0".into(), is });
     }
-    if plan.network == Network::None {
-        sys::loopback_up().act("bring up", "the loopback interface")?;
+    match plan.network {
+        Network::Host => {}
+        Network::None => sys::loopback_up().act("bring up", "the loopback interface")?,
+        Network::Private => network::shield()?,
     }
 
     // 21. Mask what of /proc and /sys is not the jail's business. After 20, which writes to what is read-only from here.
