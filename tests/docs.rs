@@ -74,11 +74,12 @@ fn the_configurations_that_we_show_are_valid() {
 #[test]
 fn the_readme_tells_every_key_of_a_profile_and_every_verb() {
     let readme = read("README.md");
-    let profile = "layers writable home shell root network linger keep_warm groups binds";
+    let profile = "layers writable home shell root network reach publish hostname limits seccomp linger keep_warm \
+                   groups binds";
     for key in profile.split(' ') {
         assert!(readme.contains(&format!("| `{key}` |")), "the README does not tell `{key}`");
     }
-    for verb in ["check", "list", "enter", "stop", "reset"] {
+    for verb in ["check", "list", "status", "enter", "stop", "reset"] {
         assert!(readme.contains(&format!("`ojail {verb}")), "the README does not tell `ojail {verb}`");
     }
 }
