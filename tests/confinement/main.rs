@@ -7,4 +7,5 @@ mod common;
 
 mod limits;
 mod neighbours;
+mod programs;
 mod windows;

@@ -51,7 +51,7 @@ impl Recipe {
     }
 }
 
-const RECIPES: [(&str, Recipe); 7] = [
+const RECIPES: [(&str, Recipe); 8] = [
     (
         "host",
         Recipe::Debian {
@@ -71,6 +71,14 @@ const RECIPES: [(&str, Recipe); 7] = [
         Recipe::Layer {
             on: "debian",
             packages: "rsync git netcat-openbsd iproute2 strace python3-minimal socat tmux util-linux-extra",
+        },
+    ),
+    // What people run: programs in Go (fzf), Rust (rg), JavaScript, Java, Python and C, and what debugs them.
+    (
+        "languages",
+        Recipe::Layer {
+            on: "debian",
+            packages: "gdb strace fzf ripgrep nodejs default-jre-headless python3-minimal libpython3-stdlib",
         },
     ),
     ("debian.erofs", Recipe::Erofs { of: "debian" }),
