@@ -39,8 +39,8 @@ fn generate() -> Result<(), String> {
         }
     }
 
-    let text = fs::read_to_string(POLICY).map_err(|error| format!("{POLICY}: {error}"))?;
-    let policy: Policy = toml::from_str(&text).map_err(|error| format!("{POLICY}: {error}"))?;
+    let policy = fs::read_to_string(POLICY).map_err(|error| format!("{POLICY}: {error}"))?;
+    let policy: Policy = toml::from_str(&policy).map_err(|error| format!("{POLICY}: {error}"))?;
 
     // By number, because `Sysno::iter` leaves out the last one.
     let calls = |last: i32, name: &dyn Fn(usize) -> Option<&'static str>| -> Calls {
@@ -53,8 +53,18 @@ fn generate() -> Result<(), String> {
     let Judged { answers, vital } =
         judge(&policy, &names).map_err(|mistake| format!("{POLICY}: {mistake}"))?;
 
-    let mut code = format!("static NAMES: [&str; {}] = {:?};\n", names.len(), Vec::from_iter(&names));
-    code += &format!("static VITAL: [(&str, &str); {}] = {:?};\n", vital.len(), Vec::from_iter(&vital));
+    // One text, and places in it: a pointer a name would be for the loader of every login process to mend.
+    let mut text = String::new();
+    let mut starts = BTreeMap::new();
+    for name in names {
+        if !text.is_empty() {
+            text += " ";
+        }
+        starts.insert(name, text.len());
+        text += name;
+    }
+    let mut code = format!("static NAMES: &str = {text:?};\n");
+    code += &format!("static VITAL: [(&str, &str); {}] = {vital:?};\n", vital.len());
     for (arch, calls) in [("x86_64", x86_64), ("aarch64", aarch64)] {
         // The tests look at both.
         code += &format!("#[cfg(any(test, target_arch = {arch:?}))]\n");
@@ -62,7 +72,8 @@ fn generate() -> Result<(), String> {
         for (number, name) in calls {
             // What the crate knows and the policy does not is newer than the policy.
             let answer = answers.get(name).map_or("Answer::Absent", String::as_str);
-            code += &format!("    Call {{ number: {number}, name: {name:?}, answer: {answer} }},\n");
+            let start = starts.get(name).copied().unwrap_or(0);
+            code += &format!("    Call {{ number: {number}, name: {start}, answer: {answer} }}, // {name}\n");
         }
         code += "];\n";
     }
@@ -74,14 +85,17 @@ fn generate() -> Result<(), String> {
 struct Judged<'a> {
     /// The answer to each call, as code.
     answers: BTreeMap<&'a str, String>,
-    /// What cannot be denied, and the reason.
-    vital: BTreeMap<&'a str, &'a str>,
+    /// Reasons, and what cannot be denied for each, as one text.
+    vital: Vec<(&'a str, String)>,
 }
 
 fn judge<'a>(policy: &'a Policy, known: &BTreeSet<&str>) -> Result<Judged<'a>, String> {
-    let mut judged = Judged { answers: BTreeMap::new(), vital: BTreeMap::new() };
+    let mut judged = Judged { answers: BTreeMap::new(), vital: Vec::new() };
     for (section, groups) in policy {
         for (group, names) in groups {
+            if section == "vital" {
+                judged.vital.push((group, names.join(" ")));
+            }
             for name in names {
                 if !known.contains(name.as_str()) {
                     return Err(format!("{name:?} in [{section}] is no system call of x86-64 or aarch64"));
@@ -92,10 +106,7 @@ fn judge<'a>(policy: &'a Policy, known: &BTreeSet<&str>) -> Result<Judged<'a>, S
                     "absent" => "Answer::Absent".into(),
                     // The group is the rule: an unknown one does not compile.
                     "check" => format!("Answer::Check(Rule::{})", capitalised(group)),
-                    "vital" => {
-                        judged.vital.insert(name, group);
-                        continue;
-                    }
+                    "vital" => continue,
                     _ => {
                         return Err(format!(
                             "[{section}] is none of [allow], [check], [refuse], [absent], [vital]"
