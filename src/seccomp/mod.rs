@@ -23,11 +23,17 @@ use rules::Rule;
 include!(concat!(env!("OUT_DIR"), "/seccomp.rs"));
 
 /// A system call of this architecture.
-#[derive(Debug)]
 struct Call {
     number: u16,
-    name: &'static str,
+    /// Where its name starts in [`NAMES`].
+    name: u16,
     answer: Answer,
+}
+
+impl Call {
+    fn name(&self) -> Option<Name> {
+        NAMES.get(usize::from(self.name)..)?.split(' ').next().map(Name)
+    }
 }
 
 /// What becomes of a system call.
@@ -91,13 +97,18 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
+/// All names that there are, in their order.
+pub fn names() -> impl Iterator<Item = Name> {
+    NAMES.split(' ').map(Name)
+}
+
 /// The system call of that name.
 ///
 /// # Errors
 /// A sentence, with the names that may have been meant.
 pub fn name(text: &str) -> Result<Name, String> {
-    if let Some(name) = NAMES.binary_search(&text).ok().and_then(|at| NAMES.get(at)) {
-        return Ok(Name(name));
+    if let Some(name) = names().find(|name| name.0 == text) {
+        return Ok(name);
     }
     let meant = match meant(text).as_slice() {
         [] => String::new(),
@@ -108,21 +119,16 @@ pub fn name(text: &str) -> Result<Name, String> {
 
 /// At most three names: the shortest that begin so (`umount` for `umount2`), or else the most alike.
 fn meant(text: &str) -> Vec<&'static str> {
-    let mut near: Vec<_> =
-        NAMES.into_iter().filter(|name| text.len() > 2 && name.starts_with(text)).collect();
-    near.sort_by_key(|name| name.len());
-    if near.is_empty() {
-        let most = if text.len() < 6 { 1 } else { 2 };
-        let mut alike: Vec<_> = NAMES
-            .into_iter()
-            .map(|name| (edits(text, name), name))
-            .filter(|(edits, _)| *edits <= most)
-            .collect();
-        alike.sort_unstable();
-        near = alike.into_iter().map(|(_, name)| name).collect();
-    }
-    near.truncate(3);
-    near
+    let most = if text.len() < 6 { 1 } else { 2 };
+    let longer = |name: &str| (text.len() > 2 && name.starts_with(text)).then_some(name.len());
+    let alike = |name: &str| Some(edits(text, name)).filter(|edits| *edits <= most);
+    let by = |measure: &dyn Fn(&str) -> Option<usize>| {
+        let mut near: Vec<_> = names().filter_map(|name| Some((measure(name.0)?, name.0))).collect();
+        near.sort_unstable();
+        near.into_iter().map(|(_, name)| name).take(3).collect::<Vec<_>>()
+    };
+    let near = by(&longer);
+    if near.is_empty() { by(&alike) } else { near }
 }
 
 /// How many bytes must be put in, taken out or changed to make one of the other.
@@ -159,7 +165,8 @@ impl Changes {
             return Err(format!("the system call {both} is both allowed and denied"));
         }
         for name in &self.deny {
-            if let Some((_, reason)) = VITAL.iter().find(|(vital, _)| vital == &name.0) {
+            let vital = |(_, names): &&(&str, &str)| names.split(' ').any(|vital| vital == name.0);
+            if let Some((reason, _)) = VITAL.iter().find(vital) {
                 return Err(format!("the system call {name} cannot be denied: {reason}"));
             }
         }
@@ -168,10 +175,11 @@ impl Changes {
 
     /// The answer to a call, as changed. What is denied stays so.
     fn answer(&self, call: &Call) -> Answer {
-        let name = Name(call.name);
-        if self.deny.contains(&name) {
+        let is_in =
+            |names: &BTreeSet<_>| !names.is_empty() && call.name().is_some_and(|name| names.contains(&name));
+        if is_in(&self.deny) {
             Answer::Refuse
-        } else if self.allow.contains(&name) {
+        } else if is_in(&self.allow) {
             Answer::Allow
         } else {
             call.answer

@@ -2,7 +2,7 @@
 //!
 //! When a filter is installed, the kernel translates it, and runs it once for each number there is, to know in advance what is
 //! always allowed. So it is short, and a balanced search over ranges of numbers: seven comparisons, where a list takes two
-//! hundred, and more than ten times as long.
+//! hundred, and more than ten times as long to install.
 //!
 //! Jumps go forwards only, so a program is put together from its end: where a jump goes is then there already.
 
@@ -48,15 +48,28 @@ pub(super) fn of(arch: &Arch, changes: &Changes) -> Vec<Instruction> {
     program.reversed
 }
 
-/// The first number of each range of numbers with the same answer. The last range has no end: x32's numbers and those
-/// below zero, which are large without their sign, are in it.
-fn ranges(arch: &Arch, changes: &Changes) -> Vec<(u32, Answer)> {
-    let mut ranges = Vec::with_capacity(128);
+/// Numbers with the same answer, up to the next range. The last one has no end: x32's numbers and those below zero, which
+/// are large without their sign, are in it.
+#[derive(Debug)]
+struct Range {
+    first: u32,
+    answer: Answer,
+    /// One number among them with another answer: one comparison, where three ranges would take two.
+    but: Option<(u32, Answer)>,
+}
+
+fn ranges(arch: &Arch, changes: &Changes) -> Vec<Range> {
+    let mut ranges: Vec<Range> = Vec::with_capacity(128);
     let mut next = 0;
-    let mut from = |number, answer| {
-        if ranges.last().is_none_or(|(_, last)| *last != answer) {
-            ranges.push((number, answer));
+    let mut from = |first, answer| match ranges.as_mut_slice() {
+        [.., last] if last.answer == answer => {}
+        [.., before, Range { first: one, answer: other, but: None }]
+            if before.answer == answer && before.but.is_none() && *one + 1 == first =>
+        {
+            before.but = Some((*one, *other));
+            ranges.pop();
         }
+        _ => ranges.push(Range { first, answer, but: None }),
     };
     for call in arch.calls {
         let number = u32::from(call.number);
@@ -93,21 +106,30 @@ impl Program {
     }
 
     /// With the number loaded, finds the answer of the range that it is in.
-    fn search(&mut self, ranges: &[(u32, Answer)]) -> Target {
+    fn search(&mut self, ranges: &[Range]) -> Target {
         let (below, above) = ranges.split_at(ranges.len() / 2);
         match (below, above) {
-            ([], [(_, answer)]) => match answer {
-                Answer::Allow => ALLOW,
-                Answer::Refuse => EPERM,
-                Answer::Absent => ENOSYS,
-                Answer::Check(rule) => self.check(*rule),
-            },
-            (_, [(first, _), ..]) => {
+            ([], [range]) => {
+                let all = self.answer(range.answer);
+                let Some((number, answer)) = range.but else { return all };
+                let one = self.answer(answer);
+                self.branch(IF_EQUAL, number, one, all)
+            }
+            (_, [Range { first, .. }, ..]) => {
                 let above = self.search(above);
                 let below = self.search(below);
                 self.branch(IF_AT_LEAST, *first, above, below)
             }
             (_, []) => ENOSYS,
+        }
+    }
+
+    fn answer(&mut self, answer: Answer) -> Target {
+        match answer {
+            Answer::Allow => ALLOW,
+            Answer::Refuse => EPERM,
+            Answer::Absent => ENOSYS,
+            Answer::Check(rule) => self.check(rule),
         }
     }
 
