@@ -145,30 +145,21 @@ END
 #!/bin/sh
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t devtmpfs dev /dev
+mount -t proc -o nosuid,nodev,noexec proc /proc
 if [ ! -e /usr/lib/lab/done ]; then
     mount -r /dev/nvme0n2 /mnt
     own() { cp -dR --preserve=mode,ownership,timestamps,links "/mnt/$1/." "$2"; }
     own upper / && own home /home && own var-lib-ojail /var/lib/ojail && : > /usr/lib/lab/done
     umount /mnt
 fi
+mount --all --fstab /usr/lib/lab/fstab
+modprobe -a virtio_pci virtio_net
+ip address add 10.0.2.15/24 dev eth0
+ip link set eth0 up
+ip route add default via 10.0.2.2
 exec /sbin/init
 END
     chmod 755 usr/lib/lab/init
-    cat > etc/systemd/system/lab-network.service <<END
-[Unit]
-Description=The one network card
-DefaultDependencies=no
-BindsTo=sys-subsystem-net-devices-eth0.device
-After=sys-subsystem-net-devices-eth0.device
-Before=network.target
-Wants=network.target
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/sbin/ip address add 10.0.2.15/24 dev eth0
-ExecStart=/sbin/ip link set eth0 up
-ExecStart=/sbin/ip route add default via 10.0.2.2
-END
     cat > etc/systemd/system/lab-root.service <<END
 [Unit]
 Description=The way in for root of the tests
@@ -186,16 +177,18 @@ After=ssh.service lab-root.service cron.service atd.service systemd-logind.servi
 Type=oneshot
 ExecStart=/bin/sh -c 'echo up > /dev/ttyS1'
 END
-    for unit in network root up; do
+    for unit in root up; do
         ln -s "../lab-$unit.service" "etc/systemd/system/multi-user.target.wants/lab-$unit.service"
     done
     printf '[Journal]\nStorage=volatile\n' > etc/systemd/journald.conf.d/lab.conf
-    # What no test looks at, and takes time under emulation.
+    # What no test looks at, and takes time under emulation. Above all the look at every device there is.
     for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \
         e2scrub_reap.service systemd-binfmt.service proc-sys-fs-binfmt_misc.automount systemd-pstore.service \
         systemd-random-seed.service systemd-update-utmp-runlevel.service getty.target serial-getty@.service \
         modprobe@drm.service modprobe@efi_pstore.service modprobe@dm_mod.service modprobe@loop.service \
-        sys-kernel-debug.mount sys-kernel-tracing.mount; do
+        modprobe@configfs.service modprobe@fuse.service sys-kernel-config.mount sys-fs-fuse-connections.mount \
+        sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount systemd-modules-load.service \
+        systemd-udev-trigger.service systemd-sysusers.service systemd-journal-flush.service; do
         ln -sf /dev/null "etc/systemd/system/$unit"
     done
 "#;

@@ -43,6 +43,6 @@ mod setup;
 mod syslog;
 
 pub use host::Host;
-pub use machine::{FileSystem, Hardware, Machine};
+pub use machine::{FileSystem, Hardware, Machine, Shared};
 pub use run::{Output, Run, Running};
 pub use setup::{PASSWORD, Setup, User, host};

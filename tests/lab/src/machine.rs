@@ -13,6 +13,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,12 +35,15 @@ const SOON: Duration = Duration::from_secs(120);
 /// How much of the console explains a failure.
 const SHOWN_LINES: usize = 40;
 
+/// An old one, which the emulation knows by heart: newer instructions cost, and some of Debian 12's QEMU are wrong.
+const CPU: &str = "Nehalem,+rdrand";
+
 /// The machine reaches nothing but whoever connects to it: not even what QEMU's network has around it.
 const NETWORK: &str =
     "user,id=cable,restrict=on,hostfwd=tcp:127.0.0.1:22-:22,hostfwd=tcp:127.0.0.1:2022-:2022";
 
 const KERNEL_COMMAND_LINE: &str = "root=/dev/nvme0n1 rootfstype=ext4 rw init=/usr/lib/lab/init console=ttyS0 \
-                                   net.ifnames=0 mitigations=off systemd.show_status=1";
+                                   net.ifnames=0 mitigations=off cryptomgr.notests quiet systemd.show_status=auto";
 
 /// What a machine is made of. The disk is `/srv/overlay`'s.
 #[derive(Debug, Clone)]
@@ -178,7 +182,7 @@ impl Machine {
     #[track_caller]
     fn wait_until_up(&mut self) {
         let since = Instant::now();
-        let said = self.emulator.says.recv_timeout(BOOT);
+        let said = self.emulator.says.get_mut().unwrap().recv_timeout(BOOT);
         assert!(
             said.is_ok_and(|line| line == "up"),
             "the machine is not up after {:?}: {}\n{}",
@@ -189,6 +193,49 @@ impl Machine {
         // One connection for all that root does: a handshake takes long under emulation.
         let connect = "rm -f /run/machine.ssh; exec ssh -MNf machine > /dev/null 2>&1 < /dev/null";
         self.client.root(connect).within(SOON).ok();
+    }
+}
+
+/// A machine that the tests of one program share, for a boot is dear. It runs from the first that asks to the end of the
+/// program.
+///
+/// ```no_run
+/// static MACHINE: lab::Shared = lab::Shared::new(|| lab::host().user("alice").boot());
+/// MACHINE.get().ssh("alice", "true").ok();
+/// ```
+pub struct Shared {
+    boot: fn() -> Machine,
+    machine: Mutex<Option<Arc<Machine>>>,
+}
+
+/// Those to be ended, since a static is never dropped.
+static SHARED: Mutex<Vec<&'static Shared>> = Mutex::new(Vec::new());
+
+impl Shared {
+    pub const fn new(boot: fn() -> Machine) -> Self {
+        Self { boot, machine: Mutex::new(None) }
+    }
+
+    #[track_caller]
+    pub fn get(&'static self) -> Arc<Machine> {
+        let mut machine = self.machine.lock().expect("the machine boots, see the test that came first");
+        let machine = machine.get_or_insert_with(|| {
+            let machine = Arc::new((self.boot)());
+            let mut all = SHARED.lock().unwrap();
+            if all.is_empty() {
+                // SAFETY: takes a function that lives as long as the program.
+                unsafe { libc::atexit(end_shared) };
+            }
+            all.push(self);
+            machine
+        });
+        Arc::clone(machine)
+    }
+}
+
+extern "C" fn end_shared() {
+    for shared in SHARED.lock().map(|mut all| std::mem::take(&mut *all)).unwrap_or_default() {
+        drop(shared.machine.lock().ok().and_then(|mut machine| machine.take()));
     }
 }
 
@@ -229,7 +276,7 @@ fn disks(setup: &Setup, hardware: &Hardware, client: &Host, place: &Path) -> Vec
         fstab.push_str(&format!("/dev/nvme0n{number} /srv/overlay/lowerdirs/{name} ext4 ro 0 0\n"));
         layers.push(Disk { image: image::tree(&format!("{name}.ext4")), access: Access::ReadOnly });
     }
-    client.write("/etc/fstab", 0o644, &fstab);
+    client.write("/usr/lib/lab/fstab", 0o644, &fstab);
 
     let base = Disk { image: image::tree("machine.ext4"), access: Access::Scratch };
     // Of the client's root file system only what differs from the tree is in its directory.
@@ -267,9 +314,9 @@ fn xfs_storage(setup: &Setup, client: &Host, image: &Path, size: &str) {
     }
     plan.push_str("$\n$\n");
     let made = client.directory().join("var-lib-ojail/storage");
-    let make =
-        r#"truncate -s "$1" /var/lib/ojail/storage && mkfs.xfs -q -p /dev/stdin /var/lib/ojail/storage"#;
-    client.root(make).arg(size).stdin(plan).ok();
+    client.write("/tmp/plan", 0o600, &plan);
+    let make = r#"cd /var/lib/ojail && truncate -s "$1" storage && mkfs.xfs -q -p /tmp/plan storage"#;
+    client.root(make).arg(size).ok();
     fs::rename(made, image).expect("both are in the directory of the hosts");
 }
 
@@ -289,7 +336,7 @@ fn make_ext4(content: &Path, image: &Path, size: &str, options: &[&str]) {
 struct Emulator {
     child: Child,
     /// What the machine writes to its second serial port, a line each.
-    says: Receiver<String>,
+    says: Mutex<Receiver<String>>,
     console: PathBuf,
     /// What QEMU itself says.
     words: PathBuf,
@@ -301,7 +348,7 @@ impl Emulator {
         let words = place.join("qemu.log");
         let mut command = Command::new(EMULATOR);
         command
-            .args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"])
+            .args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", CPU])
             .args(["-m", &hardware.memory_mib.to_string(), "-smp", &hardware.cpus.to_string()])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .arg("-kernel")
@@ -336,7 +383,7 @@ impl Emulator {
                 }
             }
         });
-        Self { child, says, console, words }
+        Self { child, says: Mutex::new(says), console, words }
     }
 
     fn is_running(&mut self) -> bool {
