@@ -42,17 +42,24 @@ pub struct Host {
     log: Syslog,
     inside: Namespaces,
     pid_1: Pid1,
-    _run: RunDir,
+    run: RunDir,
 }
 
 impl Host {
     pub(crate) fn start(setup: &Setup) -> Self {
-        let tree = image::tree("host");
+        let host = Self::furnished(setup, "host");
+        host.start_sshd();
+        host
+    }
+
+    /// With everything that was asked for, but nothing that runs.
+    pub(crate) fn furnished(setup: &Setup, tree: &str) -> Self {
+        let tree = image::tree(tree);
         let run = RunDir::new();
         let pid_1 = Pid1::spawn(setup, &tree, &run);
         let inside = Namespaces::of(&pid_1.child);
         let log = Syslog::listen(&inside);
-        let host = Self { log, inside, pid_1, _run: run };
+        let host = Self { log, inside, pid_1, run };
 
         for user in &setup.users {
             host.add_user(user);
@@ -68,7 +75,6 @@ impl Host {
             host.append_to_pam(service, line);
         }
         host.write("/etc/ssh/sshd_config.d/lab.conf", 0o644, &setup.sshd_config);
-        host.start_sshd();
         host
     }
 
@@ -152,6 +158,16 @@ impl Host {
     /// The host's PID 1, as the machine numbers it.
     pub fn pid(&self) -> u32 {
         self.pid_1.child.id()
+    }
+
+    /// Where the host's own files are, as the machine names it.
+    pub(crate) fn directory(&self) -> &Path {
+        self.run.path()
+    }
+
+    /// See [`Namespaces::enter_beside`].
+    pub(crate) fn beside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        self.inside.enter_beside(act)
     }
 
     /// Runs Rust code inside: files, network and host name are the host's. Not what `/proc/self` says.

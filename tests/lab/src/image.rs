@@ -30,11 +30,21 @@ enum Recipe {
         on: &'static str,
         packages: &'static str,
     },
+    /// A whole Debian made from another: more packages, and a script like the one above.
+    More {
+        than: &'static str,
+        packages: &'static str,
+        finish: &'static str,
+    },
     /// Another tree, packed into a file.
     Erofs {
         of: &'static str,
     },
     Squashfs {
+        of: &'static str,
+    },
+    /// Another tree on a disk, for machines.
+    Disk {
         of: &'static str,
     },
 }
@@ -44,20 +54,22 @@ impl Recipe {
     fn below(&self) -> Option<&'static str> {
         match self {
             Self::Debian { .. } => None,
-            Self::Layer { on: below, .. } | Self::Erofs { of: below } | Self::Squashfs { of: below } => {
-                Some(below)
-            }
+            Self::Layer { on: below, .. }
+            | Self::More { than: below, .. }
+            | Self::Erofs { of: below }
+            | Self::Squashfs { of: below }
+            | Self::Disk { of: below } => Some(below),
         }
     }
 }
 
-const RECIPES: [(&str, Recipe); 8] = [
+const RECIPES: [(&str, Recipe); 13] = [
     (
         "host",
         Recipe::Debian {
             packages: "openssh-server openssh-client openssh-sftp-server sudo e2fsprogs cron login passwd pamtester \
                        dropbear-bin rsync git netcat-openbsd socat iproute2 procps libpam-modules libpam-runtime \
-                       util-linux mount strace uidmap bubblewrap python3-minimal",
+                       util-linux mount strace uidmap bubblewrap python3-minimal passt nftables",
             finish: HOST,
         },
     ),
@@ -84,6 +96,18 @@ const RECIPES: [(&str, Recipe); 8] = [
     ("debian.erofs", Recipe::Erofs { of: "debian" }),
     ("debian.squashfs", Recipe::Squashfs { of: "debian" }),
     ("nginx.squashfs", Recipe::Squashfs { of: "nginx" }),
+    (
+        "machine",
+        Recipe::More {
+            than: "host",
+            packages: "systemd-sysv libpam-systemd dbus linux-image-cloud-amd64 at quota xfsprogs passt",
+            finish: MACHINE,
+        },
+    ),
+    ("machine.ext4", Recipe::Disk { of: "machine" }),
+    ("debian.ext4", Recipe::Disk { of: "debian" }),
+    ("nginx.ext4", Recipe::Disk { of: "nginx" }),
+    ("tools.ext4", Recipe::Disk { of: "tools" }),
 ];
 
 /// mmdebstrap copies the machine's host name and resolver, which are nobody's business.
@@ -108,6 +132,75 @@ LogLevel ERROR
 END
 "#;
 
+/// A machine boots from its disk without an initrd: Debian's cloud kernel has NVMe and ext4 built in. What is one
+/// machine's own comes on a second disk, and is copied to the first before systemd starts.
+///
+/// Root has a way in that no PAM file, `sshd_config` or logind of a test is in the way of.
+const MACHINE: &str = r#"
+    cd "$1"
+    mv boot/vmlinuz-* boot/vmlinuz
+    rm -f boot/initrd.img* boot/System.map* initrd.img* vmlinuz*
+    cp root/.ssh/id_ed25519.pub root/.ssh/authorized_keys
+    cat >> root/.ssh/config <<END
+Host machine
+HostName 127.0.0.1
+Port 2022
+ControlPath /run/machine.ssh
+END
+
+    mkdir -p usr/lib/lab etc/systemd/journald.conf.d
+    cat > usr/lib/lab/init <<'END'
+#!/bin/sh
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+mount -t devtmpfs dev /dev
+mount -t proc -o nosuid,nodev,noexec proc /proc
+if [ ! -e /usr/lib/lab/done ]; then
+    mount -r /dev/nvme0n2 /mnt
+    own() { cp -dR --preserve=mode,ownership,timestamps,links "/mnt/$1/." "$2"; }
+    own upper / && own home /home && own var-lib-ojail /var/lib/ojail && : > /usr/lib/lab/done
+    umount /mnt
+fi
+mount --all --fstab /usr/lib/lab/fstab
+modprobe -a virtio_pci virtio_net
+ip address add 10.0.2.15/24 dev eth0
+ip link set eth0 up
+ip route add default via 10.0.2.2
+exec /sbin/init
+END
+    chmod 755 usr/lib/lab/init
+    cat > etc/systemd/system/lab-root.service <<END
+[Unit]
+Description=The way in for root of the tests
+After=network.target
+[Service]
+RuntimeDirectory=sshd
+RuntimeDirectoryPreserve=yes
+ExecStart=/usr/sbin/sshd -D -f /dev/null -o Port=2022 -o UsePAM=no -o PidFile=none -o MaxSessions=100 -o UseDNS=no
+END
+    cat > etc/systemd/system/lab-up.service <<END
+[Unit]
+Description=Tells the test that the machine is up
+After=ssh.service lab-root.service cron.service atd.service systemd-logind.service systemd-user-sessions.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'echo up > /dev/ttyS1'
+END
+    for unit in root up; do
+        ln -s "../lab-$unit.service" "etc/systemd/system/multi-user.target.wants/lab-$unit.service"
+    done
+    printf '[Journal]\nStorage=volatile\n' > etc/systemd/journald.conf.d/lab.conf
+    # What no test looks at, and takes time under emulation. Above all the look at every device there is.
+    for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \
+        e2scrub_reap.service systemd-binfmt.service proc-sys-fs-binfmt_misc.automount systemd-pstore.service \
+        systemd-random-seed.service systemd-update-utmp-runlevel.service getty.target serial-getty@.service \
+        modprobe@drm.service modprobe@efi_pstore.service modprobe@dm_mod.service modprobe@loop.service \
+        modprobe@configfs.service modprobe@fuse.service sys-kernel-config.mount sys-fs-fuse-connections.mount \
+        sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount systemd-modules-load.service \
+        systemd-udev-trigger.service systemd-sysusers.service systemd-journal-flush.service; do
+        ln -sf /dev/null "etc/systemd/system/$unit"
+    done
+"#;
+
 /// Installs its arguments, starts no service, and leaves no trace but the packages.
 const INSTALL: &str = r#"
     set -e
@@ -124,8 +217,9 @@ const INSTALL: &str = r#"
 /// How much of a log explains a failure.
 const SHOWN_LINES: usize = 30;
 
-/// The tree, layer or packed image of that name: `host`, `debian`, `nginx`, `tools`, `debian.erofs`,
-/// `debian.squashfs` or `nginx.squashfs`. Built first if need be, which takes some seconds and the network.
+/// The tree, layer or packed image of that name: `host`, `debian`, `nginx`, `tools`, `machine`,
+/// packed as `debian.erofs`, `debian.squashfs` or `nginx.squashfs`, or a machine's disk: `machine.ext4`,
+/// `debian.ext4`, `nginx.ext4` or `tools.ext4`. Built first if need be, which takes some seconds and the network.
 pub fn tree(name: &str) -> PathBuf {
     let suite = suite();
     let path = files::directory("OJAIL_LAB_CACHE", "").join(&suite).join(name);
@@ -174,7 +268,7 @@ fn recipe(name: &str) -> &'static Recipe {
 fn key(suite: &str, name: &str) -> String {
     let recipe = recipe(name);
     let below = recipe.below().map(|below| key(suite, below));
-    let install = if matches!(recipe, Recipe::Layer { .. }) { INSTALL } else { "" };
+    let install = if matches!(recipe, Recipe::Layer { .. } | Recipe::More { .. }) { INSTALL } else { "" };
     format!("{}{recipe:?}{install}\n", below.unwrap_or_else(|| format!("{suite}\n")))
 }
 
@@ -204,6 +298,7 @@ impl Build<'_> {
         match recipe {
             Recipe::Debian { packages, finish } => self.debian(packages, finish),
             Recipe::Layer { on, packages } => self.layer(&tree(on), packages),
+            Recipe::More { than, packages, finish } => self.more(&tree(than), packages, finish),
             // Clusters of 64 KiB pack much tighter than the default of one page.
             Recipe::Erofs { of } => {
                 self.call(
@@ -212,6 +307,10 @@ impl Build<'_> {
             }
             Recipe::Squashfs { of } => {
                 self.call(Command::new("mksquashfs").arg(tree(of)).arg(self.path).args(["-comp", "zstd"]));
+            }
+            // Takes as much of the machine's disk as is in it.
+            Recipe::Disk { of } => {
+                self.call(Command::new("mkfs.ext4").arg("-Fd").arg(tree(of)).arg(self.path).arg("2G"));
             }
         }
     }
@@ -241,22 +340,34 @@ impl Build<'_> {
                 work.display()
             );
             mount_at("overlay", &root, "overlay", MountFlags::empty(), &options);
-            // What lands here is not of the layer.
-            for name in ["run", "tmp"] {
-                mount_at("tmpfs", &root.join(name), "tmpfs", MountFlags::empty(), "");
-            }
-            mount_bind("/etc/resolv.conf", root.join("etc/resolv.conf")).expect("the tree has a resolv.conf");
-            // So that a daemon which starts all the same ends with the installation.
-            namespaces::next_is_pid_1();
-            self.call(
-                Command::new("chroot")
-                    .arg(&root)
-                    .args(["/bin/sh", "-c", INSTALL, "sh"])
-                    .args(packages.split_whitespace())
-                    .env("DEBIAN_FRONTEND", "noninteractive"),
-            );
+            self.install(&root, packages);
         });
         remove(&scratch);
+    }
+
+    /// Installs into a copy.
+    fn more(&self, than: &Path, packages: &str, finish: &str) {
+        self.call(Command::new("cp").args(["-a", "--reflink=auto"]).arg(than).arg(self.path));
+        namespaces::in_new(UnshareFlags::NEWIPC, || self.install(self.path, packages));
+        self.call(Command::new("/bin/sh").args(["-e", "-c", finish, "sh"]).arg(self.path));
+    }
+
+    /// Adds packages to a tree, by a thread in namespaces of its own.
+    fn install(&self, root: &Path, packages: &str) {
+        // What lands here is not to stay.
+        for name in ["run", "tmp"] {
+            mount_at("tmpfs", &root.join(name), "tmpfs", MountFlags::empty(), "");
+        }
+        mount_bind("/etc/resolv.conf", root.join("etc/resolv.conf")).expect("the tree has a resolv.conf");
+        // So that a daemon which starts all the same ends with the installation.
+        namespaces::next_is_pid_1();
+        self.call(
+            Command::new("chroot")
+                .arg(root)
+                .args(["/bin/sh", "-c", INSTALL, "sh"])
+                .args(packages.split_whitespace())
+                .env("DEBIAN_FRONTEND", "noninteractive"),
+        );
     }
 
     fn call(&self, command: &mut Command) {

@@ -24,6 +24,7 @@
 //! |---|---|
 //! | [`image`] | the Debian trees and layers, built once and cached |
 //! | [`Setup`], [`Host`] | what a host should be, and the host that runs |
+//! | [`Machine`] | the same with a kernel and systemd of its own, emulated, for what namespaces cannot show |
 //! | [`Run`], [`Running`], [`Output`] | a command in a host, while it runs, and what came of it |
 //! | [`must`] | skip a test where it cannot run, or insist |
 //!
@@ -32,6 +33,7 @@
 mod files;
 mod host;
 pub mod image;
+mod machine;
 pub mod must;
 mod namespaces;
 mod root;
@@ -41,5 +43,6 @@ mod setup;
 mod syslog;
 
 pub use host::Host;
+pub use machine::{FileSystem, Hardware, Machine, Shared};
 pub use run::{Output, Run, Running};
 pub use setup::{PASSWORD, Setup, User, host};

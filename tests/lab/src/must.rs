@@ -53,6 +53,14 @@ pub fn landlock_scopes() -> Result<(), String> {
     if abi >= 6 { Ok(()) } else { Err("this kernel's Landlock has no scopes".into()) }
 }
 
+/// An emulator, for machines.
+pub fn machines() -> Result<(), String> {
+    root()?;
+    let is_there = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .any(|directory| directory.join(crate::machine::EMULATOR).exists());
+    if is_there { Ok(()) } else { Err(format!("{} is not installed", crate::machine::EMULATOR)) }
+}
+
 /// Says that this test is skipped and why, or panics if everything must work.
 pub fn skip(reason: &dyn std::fmt::Display) {
     let thread = thread::current();

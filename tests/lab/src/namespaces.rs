@@ -49,15 +49,25 @@ impl Namespaces {
     /// Runs `act` on a thread inside: files, network and host name are the host's, and so is every
     /// process that it spawns.
     pub(crate) fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let all = Kind::MOUNT
+            | Kind::PROCESS_ID
+            | Kind::HOST_NAME_AND_NIS_DOMAIN_NAME
+            | Kind::INTER_PROCESS_COMMUNICATION
+            | Kind::NETWORK;
+        self.enter_some(all, act)
+    }
+
+    /// Runs `act` on a thread beside the host: files are the machine's, but the network is the host's, and what it
+    /// spawns ends with the host.
+    pub(crate) fn enter_beside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        self.enter_some(Kind::PROCESS_ID | Kind::NETWORK, act)
+    }
+
+    fn enter_some<T: Send>(&self, which: Kind, act: impl FnOnce() -> T + Send) -> T {
         on_a_thread(|| {
             // Root and working directory are shared by the threads of a process, unless one asks.
             unshare(UnshareFlags::FS);
-            let all = Kind::MOUNT
-                | Kind::PROCESS_ID
-                | Kind::HOST_NAME_AND_NIS_DOMAIN_NAME
-                | Kind::INTER_PROCESS_COMMUNICATION
-                | Kind::NETWORK;
-            move_into_thread_name_spaces(self.pid_1.as_fd(), all)
+            move_into_thread_name_spaces(self.pid_1.as_fd(), which)
                 .unwrap_or_else(|error| panic!("cannot enter the host, its PID 1 may be dead: {error}"));
             act()
         })

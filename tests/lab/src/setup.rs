@@ -1,9 +1,11 @@
-//! What a host should be, told by the test in a chain of calls; [`Setup::start`] makes it so.
+//! What a host should be, told by the test in a chain of calls; [`Setup::start`] makes it so, of namespaces, or
+//! [`Setup::boot`], as a whole machine.
 
 use std::path::PathBuf;
 
 use crate::host::Host;
 use crate::image;
+use crate::machine::{Hardware, Machine};
 
 /// Every user's password.
 pub const PASSWORD: &str = "lab";
@@ -23,6 +25,7 @@ pub fn host() -> Setup {
         sshd_config: String::new(),
         ojail: true,
         small_disk: None,
+        hardware: Hardware::default(),
     }
 }
 
@@ -37,6 +40,7 @@ pub struct Setup {
     pub(crate) sshd_config: String,
     pub(crate) ojail: bool,
     pub(crate) small_disk: Option<String>,
+    pub(crate) hardware: Hardware,
 }
 
 pub(crate) struct TextFile {
@@ -104,6 +108,17 @@ impl Setup {
     pub fn small_disk(mut self, size: &str) -> Self {
         self.small_disk = Some(size.into());
         self
+    }
+
+    /// What a machine is made of, for [`Setup::boot`].
+    pub fn hardware(mut self, hardware: Hardware) -> Self {
+        self.hardware = hardware;
+        self
+    }
+
+    /// Boots a machine instead of a host, which takes a thousand times longer; at the return its sshd listens.
+    pub fn boot(self) -> Machine {
+        Machine::boot(self)
     }
 
     /// Starts the host; at the return its sshd listens.
