@@ -74,8 +74,9 @@ fn storage(config: &Config, init: i32) -> Result<()> {
     // The deepest directory that exists: the first login makes the rest on the same file system.
     let there = upperdirs.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let userns = File::open(format!("/proc/{init}/ns/user")).act("open", "the jail's user namespace")?;
+    let userns = OwnedFd::from(userns);
     let mount = clone_tree(there, Links::Refuse)?;
-    let attributes = MountAttributes { idmap: Some(&OwnedFd::from(userns)), ..MountAttributes::default() };
+    let attributes = MountAttributes { idmap: Some(&userns), ..MountAttributes::default() };
     sys::mount_setattr(&mount, attributes)
         .act("id-map (this file system or kernel may not be able to)", upperdirs)
 }
