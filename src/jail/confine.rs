@@ -51,7 +51,10 @@ const LOGIN: [Capability; 9] = [
 /// [`Error::Act`] or [`Error::Surprise`]; the login must then be refused.
 pub fn login(house: &House) -> Result<()> {
     let root = house.root;
-    let bounding: CapsHashSet = if root { ROOT.into_iter().collect() } else { CapsHashSet::new() };
+    let mut bounding: CapsHashSet = if root { ROOT.into_iter().collect() } else { CapsHashSet::new() };
+    if house.network == Network::Private && packets(house) {
+        bounding.remove(&Capability::CAP_NET_RAW);
+    }
 
     // 1. Bounding set: the ceiling of every later exec. Needs SETPCAP, which step 6 drops.
     bound(&bounding)?;
@@ -165,6 +168,11 @@ fn no_new_privs() -> Result<()> {
         return Ok(());
     }
     Err(Error::Surprise { what: "no_new_privs", wanted: "1".into(), is: "0".into() })
+}
+
+/// Whether the profile lets packet sockets be made, which the filter of a private network does not see.
+fn packets(house: &House) -> bool {
+    house.seccomp.as_ref().is_none_or(|changes| changes.allow.iter().any(|name| name.as_str() == "socket"))
 }
 
 fn filter(changes: &Changes) -> Result<()> {

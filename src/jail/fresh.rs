@@ -111,6 +111,17 @@ const MASKED_SYS: [&str; 2] = ["sys/devices/virtual/powercap", "sys/firmware"];
 const READ_ONLY: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
 
 impl Fresh {
+    /// Hides what runs in the jail before anybody is in it: the network's process has one foot in the host's network, and its
+    /// `/proc/PID/net` would show it to everybody. After [`Self::mask`].
+    #[allow(clippy::unused_self, reason = "it is what `mask` has made that is mounted")]
+    pub(super) fn hide_processes(&self, tree: &Tree) -> Result<()> {
+        for name in tree.dirs("proc")?.iter().filter(|name| name.parse::<u32>().is_ok_and(|pid| pid != 1)) {
+            let path = format!("proc/{name}");
+            tree.mount_on(&clone_tree(Path::new("masks/empty"), Links::Refuse)?, &path, OFlags::DIRECTORY)?;
+        }
+        Ok(())
+    }
+
     /// Mounts nothing over what is masked, and a read-only view over what is read-only.
     pub(super) fn mask(&self, tree: &Tree) -> Result<()> {
         let readonly = MountAttributes { readonly: true, nosuid: true, nodev: true, idmap: None };

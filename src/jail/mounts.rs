@@ -64,8 +64,8 @@ pub(super) fn new_mount(
 }
 
 /// A detached overlay of the directories `lowers`, topmost first, and of an upper and work directory if there are any.
-/// All paths are relative to the working directory.
-pub(super) fn overlay(lowers: &[String], upper: Option<(&Path, &Path)>) -> Result<OwnedFd> {
+/// All paths are relative to the working directory. Without `suid`, setuid programs and file capabilities have no effect.
+pub(super) fn overlay(lowers: &[String], upper: Option<(&Path, &Path)>, suid: bool) -> Result<OwnedFd> {
     let mount = || -> rustix::io::Result<OwnedFd> {
         let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_set_string(&fs, "source", "ojail")?;
@@ -77,9 +77,10 @@ pub(super) fn overlay(lowers: &[String], upper: Option<(&Path, &Path)>) -> Resul
         // user.overlay.* instead of trusted.*: what the jail's root may write, and all that it may plant.
         fsconfig_set_flag(&fs, "userxattr")?;
         fsconfig_create(&fs)?;
-        let readonly =
-            if upper.is_none() { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
-        fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV | readonly)
+        let mut flags = MountAttrFlags::MOUNT_ATTR_NODEV;
+        flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, upper.is_none());
+        flags.set(MountAttrFlags::MOUNT_ATTR_NOSUID, !suid);
+        fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)
     };
     mount().act("mount", "the overlay of the jail")
 }

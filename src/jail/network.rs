@@ -7,8 +7,9 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -43,9 +44,13 @@ table inet ojail {
 }
 "#;
 
-/// Where the jail asks for names if the host's own resolver is on its loopback: pasta answers there, with what the host's
-/// resolver says. A link-local address that nobody else has; podman uses the same.
-const RESOLVER: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// Where the jail asks for names if the host's own resolver is out of its reach, by IPv4 and by IPv6: pasta answers there with
+/// what the host's first resolver of that family says. A link-local address, the one that podman uses, and a unique local one.
+const RESOLVERS: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(169, 254, 1, 1), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x53));
+
+/// The network's device, which must be for everybody, as udev makes it: pasta is nobody on the host.
+const TUN: &str = "/dev/net/tun";
 
 /// Whether the host can carry private networks: the programs are there.
 ///
@@ -57,28 +62,61 @@ pub fn look() -> Result<()> {
             return Err(Error::Network { why: format!("{program} is missing; `apt-get install {package}`") });
         }
     }
+    let mode = std::fs::metadata(TUN).act("examine", TUN)?.mode();
+    if mode & 0o006 != 0o006 {
+        let why = format!(
+            "{TUN} is not for everybody (mode {:04o}), as udev makes it; `chmod 0666 {TUN}`",
+            mode & 0o7777
+        );
+        return Err(Error::Network { why });
+    }
     Ok(())
 }
 
-/// The host's `resolv.conf` as it is right inside: a resolver on the host's loopback is out of reach there, and is replaced.
+/// The host's `resolv.conf` as it is right inside. A resolver on the host's loopback is out of reach there, and one at an address
+/// of the host's own would be looked for in the jail, which has the same addresses: both are replaced.
+///
+/// `own`: the host's addresses.
 #[must_use]
-pub fn resolv_conf(host: &str) -> String {
+pub fn resolv_conf(host: &str, own: &[IpAddr]) -> String {
     let mut lines: Vec<String> = Vec::new();
     for line in host.lines() {
         let mut words = line.split_whitespace();
-        let own = words.next() == Some("nameserver") && words.next().is_some_and(loopback);
-        let line = if own { format!("nameserver {RESOLVER}") } else { line.to_owned() };
+        let server = if words.next() == Some("nameserver") { words.next() } else { None };
+        let server = server.and_then(|text| text.parse::<IpAddr>().ok());
+        let replaced = match server {
+            Some(ip) if ip.is_loopback() || ip.is_unspecified() || own.contains(&ip) => match ip {
+                IpAddr::V4(_) => Some(format!("nameserver {}", RESOLVERS.0)),
+                IpAddr::V6(_) => Some(format!("nameserver {}", RESOLVERS.1)),
+            },
+            _ => None,
+        };
         // Two of the host's may have become one.
-        if !own || !lines.contains(&line) {
-            lines.push(line);
+        match replaced {
+            Some(line) if lines.contains(&line) => {}
+            Some(line) => lines.push(line),
+            None => lines.push(line.to_owned()),
         }
+    }
+    // Debian 12's pasta forwards datagrams only; with this, hardly an answer needs more.
+    if !lines.is_empty() && !lines.iter().any(|line| line.starts_with("options")) {
+        lines.push("options edns0".into());
     }
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
-fn loopback(address: &str) -> bool {
-    let v4 = address.parse::<Ipv4Addr>().is_ok_and(|v4| v4.is_loopback() || v4.is_unspecified());
-    v4 || address.parse::<Ipv6Addr>().is_ok_and(|v6| v6.is_loopback() || v6.is_unspecified())
+/// The host's own addresses.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn own_addresses() -> Result<Vec<IpAddr>> {
+    let interfaces = nix::ifaddrs::getifaddrs().act("list", "the host's addresses")?;
+    let address = |interface: nix::ifaddrs::InterfaceAddress| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    Ok(interfaces.filter_map(address).collect())
 }
 
 /// Whether the ports that a profile publishes are free on this host. They may be taken a moment later: then pasta refuses. Asked
@@ -186,17 +224,21 @@ fn succeeded(output: &Output, name: &str) -> Result<()> {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    let why: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    Err(Error::Network { why: format!("{name}: {}", why.join("; ")) })
+    // pasta complains about a missing syslog too; what ended it comes last.
+    let why = text.lines().map(str::trim).rfind(|line| !line.is_empty() && !line.contains("syslog"));
+    Err(Error::Network { why: format!("{name}: {}", why.unwrap_or("failed without a word")) })
 }
 
 fn arguments(plan: &Plan) -> Vec<String> {
-    let mut arguments: Vec<String> = vec!["--config-net".into(), "--quiet".into()];
     // Nothing of the host's loopback by way of the gateway's address, which is pasta's default.
-    arguments.push("--no-map-gw".into());
-    let resolver = plan.resolv_conf.as_deref().is_some_and(|text| text.contains(&RESOLVER.to_string()));
-    if resolver {
-        arguments.extend(["--dns-forward".into(), RESOLVER.to_string()]);
+    let fixed = ["--config-net", "--ns-ifname", "eth0", "--no-map-gw", "--quiet"];
+    let mut arguments: Vec<String> = fixed.map(String::from).into();
+    // Only for what `resolv_conf` replaced: without a resolver of that family on the host it would be port 53 of its loopback.
+    let text = plan.resolv_conf.as_deref().unwrap_or_default();
+    for resolver in [RESOLVERS.0.to_string(), RESOLVERS.1.to_string()] {
+        if text.lines().any(|line| line == format!("nameserver {resolver}")) {
+            arguments.extend(["--dns-forward".into(), resolver]);
+        }
     }
     for (option, protocol) in [("-t", Protocol::Tcp), ("-u", Protocol::Udp)] {
         let ports: Vec<String> = plan
@@ -231,13 +273,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_resolver_on_the_hosts_loopback_is_replaced_once() {
-        let host = "# stub\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.1\nsearch example\n";
+    fn a_resolver_out_of_the_jails_reach_is_replaced_once() {
+        let own = ["192.0.2.2".parse().unwrap()];
+        let host =
+            "# stub\nnameserver 127.0.0.53\nnameserver 192.0.2.2\nnameserver ::1\nnameserver 192.0.2.1\n";
         assert_eq!(
-            resolv_conf(host),
-            "# stub\nnameserver 169.254.1.1\nnameserver 192.0.2.1\nsearch example\n"
+            resolv_conf(host, &own),
+            "# stub\nnameserver 169.254.1.1\nnameserver fd00::53\nnameserver 192.0.2.1\noptions edns0\n"
         );
-        assert_eq!(resolv_conf("nameserver 2001:db8::1\n"), "nameserver 2001:db8::1\n");
-        assert_eq!(resolv_conf(""), "");
+        let kept = "nameserver 2001:db8::1\noptions ndots:2\n";
+        assert_eq!(resolv_conf(kept, &own), kept);
+        assert_eq!(resolv_conf("", &own), "");
     }
 }

@@ -157,9 +157,10 @@ pub fn make(config: &Config, profile: &Profile, account: &Account) -> Result<Pla
         },
         resolv_conf: match profile.network {
             Network::Host => std::fs::read_to_string("/etc/resolv.conf").ok(),
-            Network::Private => {
-                std::fs::read_to_string("/etc/resolv.conf").ok().map(|t| network::resolv_conf(&t))
-            }
+            Network::Private => match std::fs::read_to_string("/etc/resolv.conf") {
+                Ok(text) => Some(network::resolv_conf(&text, &network::own_addresses()?)),
+                Err(_) => None,
+            },
             Network::None => None,
         },
         user: share.user,

@@ -251,7 +251,7 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
         let mut all: Vec<String> = upper.iter().map(|upper| upper.display().to_string()).collect();
         all.extend(lowers.iter().cloned());
         all.push("empty".into());
-        let preview = overlay(&all, None)?;
+        let preview = overlay(&all, None, false)?;
         let bind_is_dir: Vec<bool> = binds.iter().map(|(_, is_dir)| *is_dir).collect();
         furnish::Furniture::choose(&plan, &preview, &bind_is_dir)?
     };
@@ -265,7 +265,7 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
         all.push("empty".into());
     }
     let work = plan.upper.as_ref().map(|upper| Path::new("s").join(&upper.work));
-    let root = overlay(&all, upper.as_deref().zip(work.as_deref()))?;
+    let root = overlay(&all, upper.as_deref().zip(work.as_deref()), plan.root)?;
     let readonly = rustix::fs::fstatvfs(&root)
         .act("examine", "the overlay")?
         .f_flag
@@ -319,6 +319,11 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     if is.trim() != "0" {
         return Err(Error::Surprise { what: limit, wanted: "0".into(), is });
     }
+    if plan.network != Network::Host {
+        // ping(8) without privileges, for the user's own gid and all that are the jail's (icmp(7)).
+        let groups = format!("{} {}", plan.gid, plan.gid.max(65_535));
+        tree.write("proc/sys/net/ipv4/ping_group_range", &groups)?;
+    }
     match plan.network {
         Network::Host => {}
         Network::None => sys::loopback_up().act("bring up", "the loopback interface")?,
@@ -327,6 +332,9 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
 
     // 21. Mask what of /proc and /sys is not the jail's business. After 20, which writes to what is read-only from here.
     fresh.mask(&tree)?;
+    if plan.network == Network::Private {
+        fresh.hide_processes(&tree)?;
+    }
 
     // 22. Make the overlay the root and let go of the host's. Nothing of the host can be reached by path afterwards.
     rustix::process::fchdir(&tree.root).act("enter", "the overlay")?;

@@ -197,6 +197,19 @@ impl Tree {
         files
     }
 
+    /// Names of the directories in a directory of the kernel's.
+    pub(super) fn dirs(&self, path: &str) -> Result<Vec<String>> {
+        let dir = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW).act("open", path)?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::new(dir).act("list", path)? {
+            let entry = entry.act("list", path)?;
+            if entry.file_type() == FileType::Directory {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        Ok(names)
+    }
+
     /// Writes to a file of the kernel's.
     pub(super) fn write(&self, path: &str, text: &str) -> Result<()> {
         let mut file = File::from(self.open(path, OFlags::WRONLY).act("open", path)?);
