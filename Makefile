@@ -16,9 +16,9 @@ export OJAIL_PREFIX := $(PREFIX)
 help:
 	@sed -n 's/^## //p' Makefile
 
-# The last two are static, and at a fixed address: PID 1 of a jail then has no relocations of its own to keep in memory.
+# The last three are static, and at a fixed address: PID 1 of a jail then has no relocations of its own to keep in memory.
 # With --target the flags do not reach build scripts and procedural macros, which cannot be static.
-## make build      the programs, optimised: ojail, pam_ojail.so, and static ojail-init and ojail-shell
+## make build      the programs, optimised: ojail, pam_ojail.so, and static ojail-init, ojail-shell and ojail-probe
 build: needs
 	$(CARGO) build --release --locked -p ojail
 	$(CARGO) build --release --locked -p pam_ojail
@@ -58,6 +58,7 @@ install:
 	  { echo "make install: not built for PREFIX=$(PREFIX); run 'make build PREFIX=$(PREFIX)' first" >&2; exit 1; }
 	install -D -m 0755 $(TARGET)/release/ojail $(DESTDIR)$(PREFIX)/sbin/ojail
 	install -D -m 0755 $(STATIC)/ojail-init $(DESTDIR)$(PREFIX)/libexec/ojail/ojail-init
+	install -D -m 0755 $(STATIC)/ojail-probe $(DESTDIR)$(PREFIX)/libexec/ojail/ojail-probe
 	install -D -m 0755 $(STATIC)/ojail-shell $(DESTDIR)$(PREFIX)/bin/ojail-shell
 	install -D -m 0644 $(TARGET)/release/libpam_ojail.so $(PAMDIR)/pam_ojail.so
 	install -D -m 0644 conf/pam-configs/ojail $(DESTDIR)/usr/share/pam-configs/ojail
