@@ -191,7 +191,7 @@ fn run(report: &mut Report, setting: &Setting, options: &Options) {
     let as_root = setting.root && !setting.am_root;
     if options.watch && !as_root {
         report.begin("watch");
-        return watch::attack(report);
+        return watch::attack(report, setting);
     }
     if !options.watch {
         for (name, attack) in GROUPS {

@@ -31,11 +31,10 @@ const LEVERS: [&str; 14] = [
 ];
 
 /// Files and directories that tell of the host's memory, keys and devices (those that runc masks, and more).
-const SECRETS: [&str; 19] = [
+const SECRETS: [&str; 18] = [
     "/proc/kcore",
     "/proc/kmsg",
     "/proc/keys",
-    "/proc/key-users",
     "/proc/timer_list",
     "/proc/timer_stats",
     "/proc/sched_debug",
@@ -78,7 +77,8 @@ pub(super) fn attack(report: &mut Report, setting: &Setting) {
         report.add(format!("write {}", path.display()), writable(&path));
     }
     report.add("write any file of /proc/sys", Outcome::nothing(&writable_below("/proc/sys", &[])));
-    let own = ["self", "thread-self", "sys"];
+    // Who opens a file of /proc/pressure for writing asks to be woken, and changes nothing of anybody's.
+    let own = ["self", "thread-self", "sys", "pressure"];
     report.add("write any other file of /proc", Outcome::nothing(&writable_below("/proc", &own)));
     report.add("write any file of /sys", Outcome::nothing(&writable_below("/sys", &[])));
     for path in SECRETS {
@@ -134,7 +134,8 @@ fn readable(path: &Path) -> Outcome {
         Ok(file) if is_null(&file) => Outcome::contained("masked"),
         // To read from it would take the lines away from the host's log.
         Ok(_) if path.ends_with("kmsg") => Outcome::reached("open for reading"),
-        Ok(mut file) => match file.read(&mut [0]) {
+        // Some give whole words only.
+        Ok(mut file) => match file.read(&mut [0; 8]) {
             Ok(0) => Outcome::contained("empty"),
             Ok(_) => Outcome::reached("read"),
             Err(e) => Outcome::contained(format!("{:?}", super::kernel::errno(&e))),
@@ -249,9 +250,7 @@ fn mounts(report: &mut Report) {
         // Layers and upper have names of the raise there, not the host's paths.
         let named = options.split(',').filter_map(|option| option.split_once('='));
         let named = named.filter(|(key, _)| ["lowerdir", "upperdir", "workdir", "lowerdir+"].contains(key));
-        if kind == "overlay"
-            && (source.contains('/') || named.clone().any(|(_, value)| value.starts_with('/')))
-        {
+        if point == "/" && (source.contains('/') || named.clone().any(|(_, value)| value.starts_with('/'))) {
             paths.push(format!("{source} {options}"));
         }
     }
@@ -264,14 +263,16 @@ fn mounts(report: &mut Report) {
     report.add("file systems that run the kernel", Outcome::nothing(&forbidden));
     report.add("paths of the host in the mount table", Outcome::nothing(&paths));
 
-    let mut unreachable = Vec::new();
+    let mut outside = Vec::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
     for link in processes.flat_map(|process| ["cwd", "root"].map(|name| process.join(name))) {
-        if fs::read_link(&link).is_ok_and(|target| target.starts_with("(unreachable)")) {
-            unreachable.push(link.display().to_string());
+        let (Ok(is), Ok(target)) = (fs::metadata(&link), fs::read_link(&link)) else { continue };
+        let here = fs::metadata(&target).is_ok_and(|here| (here.dev(), here.ino()) == (is.dev(), is.ino()));
+        if !here && !target.to_string_lossy().ends_with(" (deleted)") {
+            outside.push(format!("{} → {}", link.display(), target.display()));
         }
     }
-    report.add("a working directory outside of the root", Outcome::nothing(&unreachable));
+    report.add("root and working directories that are not at their place", Outcome::nothing(&outside));
     let id = |path: &str| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
     let outcome =
         if id("/") == id("/..") { Outcome::contained("the same") } else { Outcome::reached("more") };

@@ -1,6 +1,6 @@
 //! Other processes: whose are in sight, and what can be got of those that are not ours.
 //!
-//! A process is ours if the kernel lists its `/proc` directory as ours. One that gave up privileges and has not executed
+//! A process is ours if the kernel lists its `/proc/PID/environ` as ours. One that gave up privileges and has not executed
 //! anything since, as a login process, is not, whatever its uid.
 
 use std::fs::{self, OpenOptions};
@@ -80,16 +80,21 @@ fn process_vm_writev(pid: i32) -> Result<(), Errno> {
 }
 
 fn pidfd_getfd(pid: i32) -> Result<(), Errno> {
+    // As many as a login process has at least.
+    const NUMBERS: std::ops::Range<i32> = 0..8;
     let pidfd = call(libc::SYS_pidfd_open, [pid.into(), 0.into()])? as u64;
-    let got = call(libc::SYS_pidfd_getfd, [pidfd.into(), 0.into(), 0.into()]);
-    for fd in got.iter().map(|fd| *fd as u64).chain([pidfd]) {
-        let _ = call(libc::SYS_close, [fd.into()]);
-    }
-    match got {
+    let mut outcome = Err(Errno::ESRCH);
+    for number in NUMBERS {
+        outcome = call(libc::SYS_pidfd_getfd, [pidfd.into(), number.into(), 0.into()]).map(|fd| {
+            let _ = call(libc::SYS_close, [(fd as u64).into()]);
+        });
         // It has none of this number, which only those hear who might have it.
-        Err(Errno::EBADF) => Ok(()),
-        got => got.map(drop),
+        if outcome != Err(Errno::EBADF) {
+            break;
+        }
     }
+    let _ = call(libc::SYS_close, [pidfd.into()]);
+    outcome
 }
 
 /// KCMP_VM: whether the two share their memory.
@@ -104,9 +109,11 @@ pub(super) fn all() -> Vec<i32> {
     names.filter_map(|name| name.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Whether the kernel takes the process for one of ours, to be looked into.
-pub(super) fn is_ours(pid: i32, uid: u32) -> bool {
-    fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == uid)
+/// Whether the kernel takes the process for one of ours, to be looked into: the directory itself would only tell its uid.
+/// All that have an owner in here are those of root of the jail.
+fn is_ours(pid: i32, setting: &Setting) -> bool {
+    fs::metadata(format!("/proc/{pid}/environ"))
+        .is_ok_and(|meta| meta.uid() == setting.uid || setting.am_root && meta.uid() != OVERFLOW)
 }
 
 fn command(pid: i32) -> String {
@@ -135,7 +142,7 @@ pub(super) fn attack(report: &mut Report, setting: &Setting) {
     report.add("processes of nobody in this jail", Outcome::nothing(&strangers));
     report.add("processes that /proc does not list", Outcome::nothing(&unlisted()));
 
-    let targets: Vec<i32> = others.into_iter().filter(|pid| !is_ours(*pid, setting.uid)).collect();
+    let targets: Vec<i32> = others.into_iter().filter(|pid| !is_ours(*pid, setting)).collect();
     for (name, attack) in ATTACKS {
         report.add(format!("{name} of PID 1"), in_child(|| Outcome::of_or(attack(1), &GONE)));
         let got = |pid: &&i32| !in_child(|| Outcome::of_or(attack(**pid), &GONE)).contained;
@@ -176,9 +183,10 @@ fn unlisted() -> Vec<String> {
     (1..MANY).filter(answers).filter(answers).map(|pid| pid.to_string()).collect()
 }
 
-/// Root of the jail may send PID 1 signals, which the kernel drops. Of another PID 1 it is only asked whether one might.
+/// Root of the jail may send PID 1 signals, of which the kernel drops these. (SIGTERM ends the jail, which it may.) Of
+/// another PID 1 it is only asked whether one might.
 fn kill(is_jail: bool) -> Outcome {
-    let signals = if is_jail { vec![libc::SIGKILL, libc::SIGSTOP, libc::SIGTERM] } else { vec![0] };
+    let signals = if is_jail { vec![libc::SIGKILL, libc::SIGSTOP] } else { vec![0] };
     for signal in signals {
         match call(libc::SYS_kill, [1.into(), signal.into()]) {
             Err(e) => return Outcome::of::<()>(Err(e)),

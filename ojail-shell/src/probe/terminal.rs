@@ -65,6 +65,8 @@ fn on_a_terminal(act: impl FnOnce(Arg<'_>) -> Outcome) -> Outcome {
             let peer = i32::try_from(peer).unwrap_or(-1);
             call(libc::SYS_ioctl, [peer.into(), libc::TIOCSCTTY.into(), 0.into()]).map(|_| peer)
         });
+    // Hanging up would end this process, which leads the terminal's session; it ends by itself.
+    std::mem::forget(master);
     match peer {
         Ok(peer) => act(peer.into()),
         Err(e) => Outcome::reached(format!("not tried: a terminal of one's own: {e:?}")),
