@@ -11,7 +11,7 @@ STATIC  := $(TARGET)/static/$(HOST)/release
 
 export OJAIL_PREFIX := $(PREFIX)
 
-.PHONY: help build test lint needs root install uninstall demo bench
+.PHONY: help build test attack lint needs root install uninstall demo bench
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -39,6 +39,10 @@ bench: root build
 test: needs build
 	$(CARGO) test --locked --workspace
 
+## make attack     attacks jails from inside, and says what was reached, if anything was (as root)
+attack: root build
+	$(CARGO) test --locked --test attack
+
 ## make lint       formatting and lints
 lint:
 	$(CARGO) fmt --all --check
@@ -46,7 +50,7 @@ lint:
 
 # Before the build, after which it would be told too late.
 root:
-	@[ "$$(id -u)" = 0 ] || { echo "make demo and make bench need root: they start a throw-away host." >&2; exit 1; }
+	@[ "$$(id -u)" = 0 ] || { echo "make attack, demo and bench need root: they start throw-away hosts." >&2; exit 1; }
 
 # Debian packages that building and testing need; asks apt-get only if something is missing.
 needs:

@@ -44,8 +44,8 @@ enum Verb {
     },
     /// Open a session for a user as every PAM service would, and attack the jail from inside
     ///
-    /// Nothing is authenticated and nothing is changed, but that the user's jail is raised. Exit status: 0 every session is
-    /// jailed or refused and every attack contained, 1 otherwise.
+    /// Nothing is authenticated. The user's jail is raised, and PAM's modules do what they do for a session. Exit status: 0
+    /// every session is jailed or refused and every attack contained, 1 otherwise.
     Prove {
         /// A jailed user
         user: String,

@@ -141,7 +141,7 @@ impl Bait {
     }
 }
 
-/// As the configuration has it.
+/// As the configuration spells it: its values and their variants have the same names.
 fn network(profile: &Profile) -> String {
     format!("{:?}", profile.network).to_lowercase()
 }
@@ -163,7 +163,9 @@ fn text(account: &Account, profile: &Profile, proofs: &[Proof], sshd: &[Finding]
             ),
             Outcome::Refused { why } => (&good, format!("refused: {why}")),
             Outcome::Host { why } if proof.way_in => (&bad, format!("ON THE HOST: {why}")),
-            Outcome::Host { why } => (&note, format!("on the host, but nobody comes in by it: {why}")),
+            Outcome::Host { .. } => {
+                (&note, "on the host; who opens it is root already, or the user".to_owned())
+            }
             Outcome::Unknown { why } => (&bad, format!("not known: {why}")),
         };
         lines.push(format!("  {mark} {:width$}  {said}", proof.service));
@@ -185,7 +187,7 @@ fn text(account: &Account, profile: &Profile, proofs: &[Proof], sshd: &[Finding]
             }
         }
     }
-    // What no PAM session shows.
+    lines.push("What asks no PAM cannot be seen so. Of that, what sshd's own settings say:".to_owned());
     for finding in sshd {
         let mark = if finding.is_error() { &bad } else { &note };
         lines.push(format!("  {mark} {:width$}  {}", "sshd", finding.sentence()));

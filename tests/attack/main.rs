@@ -9,6 +9,7 @@ mod common;
 mod control;
 mod descriptors;
 mod inside;
+mod names;
 mod overlay;
 mod probe;
 mod prove;

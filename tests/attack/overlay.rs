@@ -119,22 +119,29 @@ fn a_hard_link_to_a_file_of_the_layers_changes_no_layer() {
     host.root("grep planted /etc/shadow").fails();
 }
 
-/// A library that writes down, each time that it is loaded, with which rights.
+/// A library that writes down, each time that it is loaded, with which rights: the first line of the id map, the effective
+/// capabilities, and whether the host's files are in sight.
 const LIBRARY: &str = r#"
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 __attribute__((constructor)) static void note(void) {
-    char line[4096], status[4096];
-    int pid = getpid(), in = open("/proc/self/uid_map", O_RDONLY), out;
-    ssize_t length = in < 0 ? 0 : read(in, status, sizeof status - 1);
-    status[length > 0 ? length : 0] = 0;
-    snprintf(line, sizeof line, "pid=%d uid=%d map=%.40s outside=%d\n", pid, (int) getuid(), status, access("/srv/overlay", F_OK) == 0);
-    out = open("/tmp/loaded", O_WRONLY | O_APPEND | O_CREAT, 0666);
-    if (out >= 0) { (void) !write(out, line, strlen(line)); close(out); }
+    char map[4096] = "", line[256];
+    unsigned inside = 1, outside = 0, header[2] = {0x20080522, 0}, sets[6] = {0};
+    int file = open("/proc/self/uid_map", O_RDONLY);
+    if (file >= 0) { (void) !read(file, map, sizeof map - 1); close(file); }
+    sscanf(map, "%u %u", &inside, &outside);
+    syscall(SYS_capget, header, sets);
+    snprintf(line, sizeof line, "%u:%u %x%08x %d\n", inside, outside, sets[3], sets[0], access("/srv/overlay", F_OK) == 0);
+    file = open("/tmp/loaded", O_WRONLY | O_APPEND);
+    if (file >= 0) { (void) !write(file, line, strlen(line)); close(file); }
 }
 "#;
+
+/// What root of a jail can have at most (`src/jail/confine.rs`).
+const MOST: u64 = 0xa004_25fb;
 
 #[test]
 fn libraries_that_root_of_a_jail_plants_are_loaded_by_nobody_outside() {
@@ -165,11 +172,13 @@ fn libraries_that_root_of_a_jail_plants_are_loaded_by_nobody_outside() {
     let loaded = host.ssh("alice", "cat /tmp/loaded").text();
     assert!(loaded.lines().count() > 10, "{loaded}");
     let first = host.root("sed -n 's/^alice:\\([0-9]*\\):.*/\\1/p' /etc/subuid").text();
-    for line in loaded.lines().filter(|line| line.starts_with("pid=")) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        // The map begins with `0 FIRST …`; a process outside of the PID namespace has no /proc/self here.
-        let inside = words.get(3) == Some(&first.as_str()) || words.get(2) == Some(&"map=outside=0");
-        assert!(inside && line.ends_with("outside=0") || !line.contains("outside="), "{line}");
+    // A login process itself is in the host's PID namespace and has no /proc/self in here.
+    let maps = [format!("0:{first}"), "1:0".to_owned()];
+    for line in loaded.lines() {
+        let [map, capabilities, outside] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        assert!(maps.iter().any(|known| known == map), "{line}");
+        assert_eq!(u64::from_str_radix(capabilities, 16).unwrap() & !MOST, 0, "{line}");
+        assert_eq!(outside, "0", "{line}");
     }
     assert!(!host.path("/tmp/loaded").exists(), "it was loaded on the host");
     assert!(init(&host, "alice") > 0);

@@ -1,5 +1,6 @@
 //! The host's network: abstract sockets and ports that answer, and whether the host's interfaces can be changed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -81,9 +82,10 @@ fn is_foreign(socket: &UnixStream, setting: &Setting) -> bool {
 fn abstract_sockets(setting: &Setting) -> Outcome {
     let table = fs::read("/proc/net/unix").unwrap_or_default();
     let (mut reached, mut tried) = (Vec::new(), 0);
-    for line in table.split(|byte| *byte == b'\n') {
-        let Some(at) = line.windows(2).position(|two| two == b" @") else { continue };
-        let shown = &line[at + 2..];
+    // Once each: what is connected has the name of what listens.
+    let name = |line: &[u8]| Some(line[line.windows(2).position(|two| two == b" @")? + 2..].to_owned());
+    let names: BTreeSet<Vec<u8>> = table.split(|byte| *byte == b'\n').filter_map(name).collect();
+    for shown in &names {
         // A NUL within the name is shown as @.
         let with_nul: Vec<u8> = shown.iter().map(|byte| if *byte == b'@' { 0 } else { *byte }).collect();
         for name in [shown, &with_nul] {
