@@ -11,14 +11,14 @@ STATIC  := $(TARGET)/static/$(HOST)/release
 
 export OJAIL_PREFIX := $(PREFIX)
 
-.PHONY: help build test lint needs root install uninstall demo bench
+.PHONY: help build test attack lint needs root install uninstall demo bench
 
 help:
 	@sed -n 's/^## //p' Makefile
 
-# The last two are static, and at a fixed address: PID 1 of a jail then has no relocations of its own to keep in memory.
+# The last three are static, and at a fixed address: PID 1 of a jail then has no relocations of its own to keep in memory.
 # With --target the flags do not reach build scripts and procedural macros, which cannot be static.
-## make build      the programs, optimised: ojail, pam_ojail.so, and static ojail-init and ojail-shell
+## make build      the programs, optimised: ojail, pam_ojail.so, and static ojail-init, ojail-shell and ojail-probe
 build: needs
 	$(CARGO) build --release --locked -p ojail
 	$(CARGO) build --release --locked -p pam_ojail
@@ -39,6 +39,10 @@ bench: root build
 test: needs build
 	$(CARGO) test --locked --workspace
 
+## make attack     attacks jails from inside, and says what was reached, if anything was (as root)
+attack: root build
+	$(CARGO) test --locked --test attack
+
 ## make lint       formatting and lints
 lint:
 	$(CARGO) fmt --all --check
@@ -46,7 +50,7 @@ lint:
 
 # Before the build, after which it would be told too late.
 root:
-	@[ "$$(id -u)" = 0 ] || { echo "make demo and make bench need root: they start a throw-away host." >&2; exit 1; }
+	@[ "$$(id -u)" = 0 ] || { echo "make attack, demo and bench need root: they start throw-away hosts." >&2; exit 1; }
 
 # Debian packages that building and testing need; asks apt-get only if something is missing.
 needs:
@@ -58,6 +62,7 @@ install:
 	  { echo "make install: not built for PREFIX=$(PREFIX); run 'make build PREFIX=$(PREFIX)' first" >&2; exit 1; }
 	install -D -m 0755 $(TARGET)/release/ojail $(DESTDIR)$(PREFIX)/sbin/ojail
 	install -D -m 0755 $(STATIC)/ojail-init $(DESTDIR)$(PREFIX)/libexec/ojail/ojail-init
+	install -D -m 0755 $(STATIC)/ojail-probe $(DESTDIR)$(PREFIX)/libexec/ojail/ojail-probe
 	install -D -m 0755 $(STATIC)/ojail-shell $(DESTDIR)$(PREFIX)/bin/ojail-shell
 	install -D -m 0644 $(TARGET)/release/libpam_ojail.so $(PAMDIR)/pam_ojail.so
 	install -D -m 0644 conf/pam-configs/ojail $(DESTDIR)/usr/share/pam-configs/ojail

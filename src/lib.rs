@@ -6,9 +6,9 @@
 //! * [`ids`], [`store`], [`layers`], [`quota`], [`cgroup`], [`runtime`]: what is on disk, in control groups and in `/run`.
 //! * [`jail`]: the story of a login: plan, raise, join, confine; and the life of a jail.
 //! * `admin`: one file per verb of the `ojail` command (feature `cli`).
-//! * [`sys`]: the only `unsafe`.
+//! * [`sys`]: the only `unsafe`, but for `pam`: libpam for `ojail prove`, which opens sessions as login programs do.
 //!
-//! The library knows nothing of PAM.
+//! The rest of the library knows nothing of PAM.
 
 #![deny(unsafe_code)]
 
@@ -22,6 +22,9 @@ pub mod ids;
 pub mod jail;
 pub mod layers;
 pub mod log;
+#[cfg(feature = "cli")]
+#[allow(unsafe_code)]
+mod pam;
 pub mod paths;
 pub mod policy;
 pub mod quota;

@@ -24,6 +24,12 @@ pub fn init() -> String {
     format!("{PREFIX}/libexec/ojail/ojail-init")
 }
 
+/// The probe that attacks a jail from inside, for `ojail prove`.
+#[must_use]
+pub fn probe() -> String {
+    format!("{PREFIX}/libexec/ojail/ojail-probe")
+}
+
 /// The login shell. sshd looks at it on the host and executes it inside the jail, so it is at this path in both.
 #[must_use]
 pub fn shell() -> String {

@@ -101,7 +101,11 @@ impl Corner {
     /// [`Error::Act`].
     pub fn hold(&self) -> Result<File> {
         let path = self.dir.join("alive");
-        let file = open_lock(&path)?;
+        // It is there, unless somebody cleared /run. What is kept can be read only: sshd's own child, which becomes the
+        // user and executes nothing, keeps it too, and there have been kernels that let the user have it.
+        drop(open_lock(&path)?);
+        let mut read = File::options();
+        let file = read.read(true).custom_flags(libc::O_NOFOLLOW).open(&path).act("open", &path)?;
         patient(&file, FlockOperation::NonBlockingLockShared, &path)?;
         Ok(file)
     }

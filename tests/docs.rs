@@ -79,7 +79,31 @@ fn the_readme_tells_every_key_of_a_profile_and_every_verb() {
     for key in profile.split(' ') {
         assert!(readme.contains(&format!("| `{key}` |")), "the README does not tell `{key}`");
     }
-    for verb in ["check", "list", "status", "enter", "stop", "reset"] {
+    for verb in ["check", "prove", "list", "status", "enter", "stop", "reset"] {
         assert!(readme.contains(&format!("`ojail {verb}")), "the README does not tell `ojail {verb}`");
+    }
+}
+
+#[test]
+fn every_threat_names_tests_that_exist_or_says_that_it_has_none() {
+    let document = read("docs/threats.md");
+    let threats: Vec<&str> =
+        document.split("\n- ").skip(1).map(|rest| rest.split("\n## ").next().unwrap()).collect();
+    assert!(threats.len() > 30);
+    for threat in threats {
+        let named: Vec<(&str, &str)> =
+            threat.split('`').filter_map(|word| word.split_once(".rs::")).collect();
+        // "no test yet", at the beginning of a sentence or not, and wherever the line breaks.
+        let words = threat.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+        assert!(!named.is_empty() || words.contains("no test yet"), "nothing tests: {threat}");
+        for (file, test) in named {
+            let source = read(&format!("{file}.rs"));
+            let there = source.split("#[test]").skip(1).any(|rest| {
+                rest.trim_start()
+                    .strip_prefix("fn ")
+                    .is_some_and(|rest| rest.starts_with(&format!("{test}(")))
+            });
+            assert!(there, "{file}.rs has no test {test}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 mod check;
 mod enter;
 mod list;
+mod prove;
 mod reset;
 mod status;
 mod stop;
@@ -38,6 +39,17 @@ enum Verb {
     Check {
         /// Also tell whether this user is jailed, in which profile, and by which rule
         user: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Open a session for a user as every PAM service would, and attack the jail from inside
+    ///
+    /// Nothing is authenticated. The user's jail is raised, and PAM's modules do what they do for a session. Exit status: 0
+    /// every session is jailed or refused and every attack contained, 1 otherwise.
+    Prove {
+        /// A jailed user
+        user: String,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -91,6 +103,7 @@ pub fn main() -> ExitCode {
     };
     let done = match arguments.verb {
         Verb::Check { user, json } => check::run(user.as_deref(), json),
+        Verb::Prove { user, json } => as_root().and_then(|()| prove::run(&user, json)),
         Verb::List { json } => as_root().and_then(|()| list::run(json)),
         Verb::Status { user, json } => as_root().and_then(|()| status::run(&user, json)),
         Verb::Enter { user, command } => as_root().and_then(|()| enter::run(&user, &command)),

@@ -7,7 +7,7 @@ mod configuration;
 mod ids;
 mod kernel;
 mod limits;
-mod pam;
+pub(super) mod pam;
 mod people;
 mod programs;
 mod sshd;
@@ -43,6 +43,25 @@ pub(super) struct Finding {
     subject: &'static str,
     sentence: String,
     mend: Option<String>,
+}
+
+impl Finding {
+    /// Whether jailed users are not jailed, or nobody gets in.
+    pub(super) fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
+    /// What was found.
+    pub(super) fn sentence(&self) -> &str {
+        &self.sentence
+    }
+}
+
+/// What sshd's own settings mean for this user, which no PAM session shows. For `ojail prove`, as root.
+pub(super) fn of_sshd(user: &str) -> Vec<Finding> {
+    let mut report = Report::default();
+    sshd::check(&mut report, &Setting { config: None, root: true }, Some(user));
+    report.findings
 }
 
 /// All that was found, in the order in which it was looked at.
@@ -164,11 +183,11 @@ fn text(report: &Report, colours: bool) -> String {
     lines.join("\n")
 }
 
-fn paint(text: &str, colour: &str, colours: bool) -> String {
+pub(super) fn paint(text: &str, colour: &str, colours: bool) -> String {
     if colours { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-fn many(number: usize, noun: &str) -> String {
+pub(super) fn many(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 

@@ -42,6 +42,21 @@ const WAYS_IN: [&str; 24] = [
     "rlogin",
 ];
 
+/// Services that open sessions and let nobody in who is not root, or the same user, already.
+const NO_WAYS_IN: [&str; 11] = [
+    "chfn",
+    "chpasswd",
+    "chsh",
+    "newusers",
+    "passwd",
+    "polkit-1",
+    "runuser",
+    "runuser-l",
+    "sudo",
+    "sudo-i",
+    "userdel",
+];
+
 /// Modules that do nothing in which it matters whose files they read.
 const HARMLESS: [&str; 4] = ["pam_permit.so", "pam_deny.so", "pam_selinux.so", "pam_warn.so"];
 
@@ -77,6 +92,41 @@ pub(super) fn check(report: &mut Report, setting: &Setting) {
     if setting.jails() {
         ways_that_stay_open(report, open);
     }
+}
+
+/// A PAM service that opens sessions, for `ojail prove`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::admin) struct Service {
+    pub(in crate::admin) name: String,
+    /// Whether users come in by it. By the others, root becomes a user, or a user changes their own entry.
+    pub(in crate::admin) way_in: bool,
+}
+
+/// All services that open sessions, the ways in first.
+pub(in crate::admin) fn services() -> Vec<Service> {
+    let booted = Path::new("/run/systemd/system").is_dir();
+    let asks = |name: &str| name == "sshd" && sshd::program().is_some() || session(name, &read).is_some();
+    let ways = WAYS_IN.into_iter().filter(|name| asks(name)).map(|name| Service {
+        name: name.to_owned(),
+        // As in `check`.
+        way_in: name != "systemd-user" || booted,
+    });
+    // What nobody has heard of may be a way in.
+    let others = others()
+        .into_iter()
+        .filter(|name| has_own_session(name))
+        .map(|name| Service { way_in: !NO_WAYS_IN.contains(&name.as_str()), name });
+    let mut all: Vec<Service> = ways.chain(others).collect();
+    all.sort_by_key(|service| !service.way_in);
+    all
+}
+
+/// Whether the service has session lines, and not only those of `other`, which every service has.
+fn has_own_session(name: &str) -> bool {
+    session(name, &read).is_some_and(|stack| {
+        stack.file.file_name().is_some_and(|file| file == name)
+            && !(stack.entries.is_empty() && stack.troubles.is_empty())
+    })
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -14,7 +14,7 @@ const SUBJECT: &str = "programs";
 const SECURITY: [&str; 4] = ["/usr/lib", "/lib", "/usr/lib64", "/lib64"];
 
 pub(super) fn check(report: &mut Report) {
-    for path in [paths::init(), paths::shell()] {
+    for path in [paths::init(), paths::shell(), paths::probe()] {
         let path = PathBuf::from(path);
         match unfit(&path) {
             None => report.ok(SUBJECT, format!("{} is there, and static", path.display())),
