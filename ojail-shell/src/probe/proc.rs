@@ -4,10 +4,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
+use nix::sys::statfs;
 
 use super::report::{Outcome, Report};
 use super::{Network, Setting};
@@ -98,10 +99,10 @@ pub(super) fn attack(report: &mut Report, setting: &Setting) {
     mounts(report);
 }
 
-/// Contained if the file cannot be opened for writing, or is `/dev/null` in the place of one.
+/// Contained if the file cannot be opened for writing, or is none of the kernel's.
 fn writable(path: &Path) -> Outcome {
     match open(path, OpenOptions::new().write(true)) {
-        Ok(file) if is_null(&file) => Outcome::contained("masked"),
+        Ok(file) if is_mask(&file) => Outcome::contained("masked"),
         Ok(_) => Outcome::reached("open for writing"),
         Err(e) => Outcome::contained(e),
     }
@@ -114,9 +115,15 @@ fn open(path: &Path, options: &mut OpenOptions) -> Result<File, String> {
         .map_err(|e| format!("{:?}", super::kernel::errno(&e)))
 }
 
-fn is_null(file: &File) -> bool {
-    let null = libc::makedev(1, 3);
-    file.metadata().is_ok_and(|meta| meta.file_type().is_char_device() && meta.rdev() == null)
+/// Whether something else is in the place of a file of the kernel's: an empty file, or `/dev/null`.
+fn is_mask(file: &File) -> bool {
+    let kernels = [
+        statfs::PROC_SUPER_MAGIC,
+        statfs::SYSFS_MAGIC,
+        statfs::CGROUP_SUPER_MAGIC,
+        statfs::CGROUP2_SUPER_MAGIC,
+    ];
+    statfs::fstatfs(file).is_ok_and(|stat| !kernels.contains(&stat.filesystem_type()))
 }
 
 /// Contained if there is nothing to be read.
@@ -131,7 +138,7 @@ fn readable(path: &Path) -> Outcome {
         };
     }
     match open(path, OpenOptions::new().read(true)) {
-        Ok(file) if is_null(&file) => Outcome::contained("masked"),
+        Ok(file) if is_mask(&file) => Outcome::contained("masked"),
         // To read from it would take the lines away from the host's log.
         Ok(_) if path.ends_with("kmsg") => Outcome::reached("open for reading"),
         // Some give whole words only.

@@ -62,9 +62,10 @@ fn name(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default()
 }
 
-/// What gives something of a process that has no memory any more.
-const OF_THE_DYING: [&str; 5] =
-    ["open /proc/PID/root", "open /proc/PID/cwd", "list /proc/PID/fd", "open /proc/PID/fd/0", "pidfd_getfd"];
+/// What gives something of a process that has no memory any more. The kernel then lists the numbers of its descriptors to
+/// whoever has its uid, which are nothing to hold.
+const OF_THE_DYING: [&str; 4] =
+    ["open /proc/PID/root", "open /proc/PID/cwd", "open /proc/PID/fd/0", "pidfd_getfd"];
 
 pub(super) fn attack(report: &mut Report, setting: &Setting) {
     // Those that are there already have been tried by the other attacks.
