@@ -20,6 +20,7 @@ use crate::run::Run;
 use crate::rundir::RunDir;
 use crate::setup::{PASSWORD_HASH, Setup, User};
 use crate::syslog::Syslog;
+use crate::world;
 
 /// How long a host may take for what it does in milliseconds.
 const SOON: Duration = Duration::from_secs(10);
@@ -43,11 +44,15 @@ pub struct Host {
     inside: Namespaces,
     pid_1: Pid1,
     run: RunDir,
+    world: Option<Box<Self>>,
 }
 
 impl Host {
     pub(crate) fn start(setup: &Setup) -> Self {
-        let host = Self::furnished(setup, "host");
+        let mut host = Self::furnished(setup, "host");
+        if setup.network {
+            host.world = Some(Box::new(world::around(&host)));
+        }
         host.start_sshd();
         host
     }
@@ -59,7 +64,7 @@ impl Host {
         let pid_1 = Pid1::spawn(setup, &tree, &run);
         let inside = Namespaces::of(&pid_1.child);
         let log = Syslog::listen(&inside);
-        let host = Self { log, inside, pid_1, run };
+        let host = Self { log, inside, pid_1, run, world: None };
 
         for user in &setup.users {
             host.add_user(user);
@@ -86,6 +91,20 @@ impl Host {
     /// A program with its arguments, run by root, with no shell between.
     pub fn exec<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Run<'_> {
         Run::new(&self.inside, words)
+    }
+
+    /// A shell command of root's in the world around a host with a network.
+    #[track_caller]
+    pub fn world(&self, command: &str) -> Run<'_> {
+        let world = self.world.as_ref().expect("this host has no network; ask for one with Setup::network");
+        world.root(command)
+    }
+
+    /// Starts servers on this host, as the world has them: `dns@127.0.0.53`, `http@…` (80), `echo@…` (7), and what DNS
+    /// is to know: `name=address`. They listen when this returns, and end with the host.
+    #[track_caller]
+    pub fn serve(&self, what: &[&str]) {
+        world::serve(self, what);
     }
 
     /// OpenSSH's client, from this host to its own sshd; [`Run::arg`] adds options. An empty command asks for a

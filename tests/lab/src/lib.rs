@@ -2,7 +2,7 @@
 //!
 //! A host is a set of namespaces with a stock Debian on a file system of its own: OpenSSH, PAM, sudo and
 //! cron as everybody has them, ojail installed by the project's own `make install`, users, layers and a
-//! network that is nothing but loopback. It starts in a fraction of a second, many run side by side, and
+//! network that is nothing but loopback, unless one is asked for. It starts in a fraction of a second, many run side by side, and
 //! dropping it leaves nothing behind. Nothing of the machine that runs the tests is changed or looked at.
 //!
 //! ```no_run
@@ -25,6 +25,7 @@
 //! | [`image`] | the Debian trees and layers, built once and cached |
 //! | [`Setup`], [`Host`] | what a host should be, and the host that runs |
 //! | [`Machine`] | the same with a kernel and systemd of its own, emulated, for what namespaces cannot show |
+//! | [`world`] | what a host with a network is plugged into: a gateway, and far addresses with servers |
 //! | [`Run`], [`Running`], [`Output`] | a command in a host, while it runs, and what came of it |
 //! | [`must`] | skip a test where it cannot run, or insist |
 //!
@@ -41,6 +42,7 @@ mod run;
 mod rundir;
 mod setup;
 mod syslog;
+pub mod world;
 
 pub use host::Host;
 pub use machine::{FileSystem, Hardware, Machine, Shared};

@@ -44,6 +44,15 @@ pub fn loop_devices() -> Result<(), String> {
     if Path::new("/dev/loop-control").exists() { Ok(()) } else { Err("no loop devices here".into()) }
 }
 
+/// The kernel's tunnels, for networks of jails.
+pub fn tunnels() -> Result<(), String> {
+    root()?;
+    match std::fs::File::open("/dev/net/tun") {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("no network tunnels here: /dev/net/tun: {error}")),
+    }
+}
+
 /// Landlock's scopes: ABI 6, of kernel 6.12 (Documentation/userspace-api/landlock.rst).
 pub fn landlock_scopes() -> Result<(), String> {
     const VERSION: libc::c_long = 1;

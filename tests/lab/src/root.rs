@@ -22,7 +22,7 @@ const LOWERDIRS: &str = "srv/overlay/lowerdirs";
 const LOOP_DEVICES: u32 = 64;
 
 /// The character devices of any Linux: name, major, minor.
-const DEVICES: [(&str, u32, u32); 7] = [
+const DEVICES: [(&str, u32, u32); 8] = [
     ("null", 1, 3),
     ("zero", 1, 5),
     ("full", 1, 7),
@@ -30,6 +30,7 @@ const DEVICES: [(&str, u32, u32); 7] = [
     ("urandom", 1, 9),
     ("tty", 5, 0),
     ("loop-control", 10, 237),
+    ("net/tun", 10, 200),
 ];
 
 /// Leaves the calling thread in the host's root. `/proc` is still missing: only PID 1 can mount it.
@@ -38,6 +39,7 @@ pub(crate) fn raise(setup: &Setup, tree: &Path, run: &RunDir) {
     storage(setup, &root, run);
     layers(setup, &root);
     temporary(&root);
+    sys(&root);
     devices(&root.join("dev"));
     pivot(&root);
 }
@@ -110,8 +112,15 @@ fn temporary(root: &Path) {
     files::make_directory(&root.join("run/sshd"));
 }
 
+/// Whole, for the kernel shows a jail no more of it than the host has; and read-only, for it is the machine's.
+fn sys(root: &Path) {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+    mount_at("sysfs", &root.join("sys"), "sysfs", flags, "");
+}
+
 fn devices(dev: &Path) {
     mount_at("tmpfs", dev, "tmpfs", MountFlags::NOSUID, "mode=755");
+    files::make_directory(&dev.join("net"));
     for (name, major, minor) in DEVICES {
         device(&dev.join(name), FileType::CharacterDevice, major, minor);
     }

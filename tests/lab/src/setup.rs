@@ -26,6 +26,7 @@ pub fn host() -> Setup {
         ojail: true,
         small_disk: None,
         hardware: Hardware::default(),
+        network: false,
     }
 }
 
@@ -41,6 +42,7 @@ pub struct Setup {
     pub(crate) ojail: bool,
     pub(crate) small_disk: Option<String>,
     pub(crate) hardware: Hardware,
+    pub(crate) network: bool,
 }
 
 pub(crate) struct TextFile {
@@ -107,6 +109,12 @@ impl Setup {
     /// Puts `/srv/overlay` on a disk of that size, such as `64M`, to be filled up.
     pub fn small_disk(mut self, size: &str) -> Self {
         self.small_disk = Some(size.into());
+        self
+    }
+
+    /// Plugs the host into a world of its own, see [`crate::world`]. Not for machines.
+    pub fn network(mut self) -> Self {
+        self.network = true;
         self
     }
 

@@ -176,6 +176,7 @@ fn the_mount_table_is_small_and_the_hosts_own() {
         "/proc",
         "/run",
         "/srv/overlay",
+        "/sys",
         "/tmp",
         "/var/lib/ojail",
     ];
@@ -255,10 +256,59 @@ fn a_host_is_on_no_network() {
 }
 
 #[test]
+fn a_host_with_a_network_is_in_a_world_of_its_own() {
+    lab::require_root!();
+    let hosts = [bare().network().start(), bare().network().start()];
+    for (number, host) in hosts.iter().enumerate() {
+        // By name, over both kinds of addresses.
+        let found = host.root("getent ahosts far.example.test | cut -d ' ' -f 1 | sort -u").text();
+        assert_eq!(found.lines().collect::<Vec<_>>(), lab::world::FAR, "{found}");
+        host.root("getent ahosts near.example.test").fails();
+        for (own, far) in lab::world::HOST.iter().zip(lab::world::FAR) {
+            for protocol in ["tcp", "udp"] {
+                let ask = "exec 3<>/dev/$0/$1/7; echo hello >&3; timeout 10 head -n 1 <&3";
+                let answer = host.exec(["bash", "-c", ask, protocol, far]).text();
+                assert_eq!(answer, format!("heard hello from {own}"), "{protocol}");
+            }
+        }
+        let page =
+            host.root("printf 'GET /page HTTP/1.0\\r\\n\\r\\n' | socat - TCP:far.example.test:80").text();
+        assert!(page.starts_with("HTTP/1.1 200 OK") && page.contains("/page for "), "{page}");
+        // And the other way round. Nobody else is there.
+        let greeting = host.world("socat -u TCP:192.0.2.2:22,readbytes=4 STDOUT").text();
+        assert_eq!(greeting, "SSH-");
+        host.root("touch /etc/of-one").ok();
+        host.world("test ! -e /etc/of-one && ! pgrep sshd").ok();
+        assert_eq!(host.world("hostname; ip -o link | wc -l").text(), "lab\n2", "{number}");
+    }
+}
+
+#[test]
+fn a_host_serves_what_it_is_told_to() {
+    lab::require_root!();
+    let host = bare().network().start();
+    host.serve(&["dns@127.0.0.53", "here.example.test=127.0.0.53", "echo@127.0.0.53"]);
+    host.write("/etc/resolv.conf", 0o644, "nameserver 127.0.0.53\noptions use-vc\n");
+    assert_eq!(host.root("getent hosts here.example.test | cut -d ' ' -f 1").text(), "127.0.0.53");
+    host.root("getent hosts far.example.test").fails();
+}
+
+#[test]
+fn a_hosts_sys_is_whole_and_read_only() {
+    lab::require_root!();
+    let host = bare().start();
+    assert_eq!(host.root("ls /sys/class/net").text(), "lo");
+    host.root("echo 1 > /sys/kernel/uevent_seqnum").fails();
+    assert_eq!(host.root("findmnt -n -o FSTYPE,OPTIONS /sys").text().split(' ').next(), Some("sysfs"));
+    // A read-only one of a network of one's own, by nobody in particular: what a jail does.
+    host.root("unshare --user --map-root-user --net --mount sh -c 'mount -t sysfs -o ro,nosuid,nodev,noexec sysfs /mnt && ls /mnt/class/net'").ok();
+}
+
+#[test]
 fn nothing_is_left_of_a_host() {
     lab::require!(lab::must::loop_devices());
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let host = bare().layer("debian").small_disk("16M").start();
+    let host = bare().layer("debian").small_disk("16M").network().start();
     let left = Left::of(&host);
     assert!(left.processes() > 2 && left.directory.exists() && left.has_loop_device());
     assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts);
@@ -288,26 +338,30 @@ fn nothing_is_left_of_a_host_when_a_test_panics() {
 
 /// What there is of a host on the machine.
 struct Left {
-    pid_namespace: PathBuf,
+    /// The host's own, and its world's if it has one.
+    pid_namespaces: Vec<PathBuf>,
     directory: PathBuf,
 }
 
 impl Left {
     fn of(host: &Host) -> Self {
-        let pid_namespace = fs::read_link(format!("/proc/{}/ns/pid", host.pid())).unwrap();
+        let mut pid_namespaces = vec![fs::read_link(format!("/proc/{}/ns/pid", host.pid())).unwrap()];
+        if host.root("ip link show eth0").run().code() == Some(0) {
+            pid_namespaces.push(host.world("readlink /proc/self/ns/pid").text().into());
+        }
         // The bind mount's own root is the way from the machine's file system to the host's directory.
         let home = fs::metadata(host.path("/home")).unwrap();
         let run = lab_run_directory();
         let is_homes =
             |path: &PathBuf| fs::metadata(path.join("home")).is_ok_and(|there| there.ino() == home.ino());
         let mut all = fs::read_dir(run).unwrap().flatten().map(|entry| entry.path());
-        Self { pid_namespace, directory: all.find(is_homes).expect("every host has a directory") }
+        Self { pid_namespaces, directory: all.find(is_homes).expect("every host has a directory") }
     }
 
     fn processes(&self) -> usize {
         let all = fs::read_dir("/proc").unwrap().flatten();
         all.filter(|entry| {
-            fs::read_link(entry.path().join("ns/pid")).is_ok_and(|its| its == self.pid_namespace)
+            fs::read_link(entry.path().join("ns/pid")).is_ok_and(|its| self.pid_namespaces.contains(&its))
         })
         .count()
     }
