@@ -40,6 +40,9 @@ fn kind(pid: i32, am_root: bool) -> Kind {
             }
         }
         _ if is_ending(pid) => Kind::Ending,
+        // Its files in /proc are the user's, so it is dumpable and has executed a program of the jail; what keeps the watcher
+        // off is that it belongs to another session (Landlock).
+        _ if owner(pid) == Some(nix::unistd::geteuid().as_raw()) => Kind::Ours,
         // A process of the jail's that may be looked into has an owner in here; the files of others are the host's.
         _ if am_root && owner(pid).is_some_and(|owner| owner != OVERFLOW) => Kind::Ours,
         _ => Kind::Hidden,
