@@ -247,7 +247,10 @@ impl Host {
 
     fn append_to_pam(&self, service: &str, line: &str) {
         let path = Path::new("/etc/pam.d").join(service);
-        let mut lines = fs::read_to_string(self.path(&path)).unwrap_or_else(|_| {
+        // Debian's own may be in the vendor's place, which a file in /etc replaces as a whole.
+        let vendor = Path::new("/usr/lib/pam.d").join(service);
+        let found = [&path, &vendor].into_iter().find_map(|path| fs::read_to_string(self.path(path)).ok());
+        let mut lines = found.unwrap_or_else(|| {
             ["auth", "account", "password", "session"]
                 .map(|kind| format!("{kind} required pam_permit.so\n"))
                 .concat()
