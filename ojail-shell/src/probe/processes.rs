@@ -111,7 +111,7 @@ pub(super) fn all() -> Vec<i32> {
 
 /// Whether the kernel takes the process for one of ours, to be looked into: the directory itself would only tell its uid.
 /// All that have an owner in here are those of root of the jail.
-fn is_ours(pid: i32, setting: &Setting) -> bool {
+pub(super) fn is_ours(pid: i32, setting: &Setting) -> bool {
     fs::metadata(format!("/proc/{pid}/environ"))
         .is_ok_and(|meta| meta.uid() == setting.uid || setting.am_root && meta.uid() != OVERFLOW)
 }

@@ -12,14 +12,14 @@ use std::os::unix::fs::MetadataExt;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Setting;
-use super::processes::{ATTACKS, GONE, OVERFLOW, all};
+use super::processes::{ATTACKS, GONE, all, is_ours};
 use super::raw::in_child;
 use super::report::{Outcome, Report};
 
 /// What is known of a process.
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
-    /// It runs a file that is at its place in here, or it is for root of the jail to look into.
+    /// It runs a file that is at its place in here, or may be looked into by its uid.
     Ours,
     /// It runs some other file, which could be opened.
     Foreign(String),
@@ -29,7 +29,7 @@ enum Kind {
     Ending,
 }
 
-fn kind(pid: i32, am_root: bool) -> Kind {
+fn kind(pid: i32, setting: &Setting) -> Kind {
     let path = format!("/proc/{pid}/exe");
     match (File::open(&path).and_then(|file| file.metadata()), fs::read_link(&path)) {
         (Ok(file), Ok(target)) => {
@@ -39,18 +39,17 @@ fn kind(pid: i32, am_root: bool) -> Kind {
                 _ => Kind::Foreign(target.display().to_string()),
             }
         }
-        _ if is_ending(pid) => Kind::Ending,
-        // Its files in /proc are the user's, so it is dumpable and has executed a program of the jail; what keeps the watcher
-        // off is that it belongs to another session (Landlock).
-        _ if owner(pid) == Some(nix::unistd::geteuid().as_raw()) => Kind::Ours,
-        // A process of the jail's that may be looked into has an owner in here; the files of others are the host's.
-        _ if am_root && owner(pid).is_some_and(|owner| owner != OVERFLOW) => Kind::Ours,
-        _ => Kind::Hidden,
+        _ => {
+            // Asked in this order: the files of a process that ends are its uid's, whatever it was.
+            let is_ours = is_ours(pid, setting);
+            match (is_ending(pid), is_ours) {
+                (true, _) => Kind::Ending,
+                // One that has executed a program of the jail, in a session that this one may not look into.
+                (false, true) => Kind::Ours,
+                (false, false) => Kind::Hidden,
+            }
+        }
     }
-}
-
-fn owner(pid: i32) -> Option<u32> {
-    fs::metadata(format!("/proc/{pid}/environ")).map(|meta| meta.uid()).ok()
 }
 
 /// PF_EXITING of linux/sched.h, the seventh field of proc_pid_stat(5) after the name; or it is gone.
@@ -86,7 +85,7 @@ pub(super) fn attack(report: &mut Report, setting: &Setting) {
             let mut get = |what, pid: i32, more: &str| {
                 reached.entry(what).or_default().insert(format!("{pid}{more}"));
             };
-            match kind(*pid, setting.am_root) {
+            match kind(*pid, setting) {
                 Kind::Ours => return false,
                 Kind::Foreign(path) => get(PROGRAM, *pid, &format!(" {path}")),
                 Kind::Hidden => {
@@ -105,7 +104,7 @@ pub(super) fn attack(report: &mut Report, setting: &Setting) {
                     "ptrace" => !in_child(|| Outcome::of_or(attack(*pid), &GONE)).contained,
                     _ => attack(*pid).is_ok(),
                 };
-                match kind(*pid, setting.am_root) {
+                match kind(*pid, setting) {
                     // It has executed a program of the jail just before.
                     Kind::Ours => break,
                     Kind::Ending if !OF_THE_DYING.contains(&name) => {}
