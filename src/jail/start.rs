@@ -9,6 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::plan::Plan;
@@ -48,11 +50,15 @@ pub fn start(plan: &Plan, alive: File) -> Result<()> {
     let outcome = converse(&ours, plan);
     // The host half has gone by now, or never will; either way its own exit says nothing that the line does not. In
     // a process that ignores SIGCHLD there is nothing left to wait for.
-    if outcome.is_err() {
+    if !matches!(outcome, Ok(Some(Outcome::Ready))) {
+        // Both halves, for `ojail-init` leads a process group; one of them may have been stopped, and would hold the claim for
+        // good. If it has not come so far, there is only the first.
+        let group = i32::try_from(init.id()).map(|pid| Pid::from_raw(-pid));
+        let _ = group.map(|group| kill(group, Signal::SIGKILL));
         let _ = init.kill();
     }
     let _ = init.wait();
-    let why = match outcome.act("hear from", &program) {
+    let why = match outcome {
         Ok(Some(Outcome::Ready)) => return Ok(()),
         Ok(Some(Outcome::Failed(why))) => Error::NotRaised(why),
         // Nobody has its standard error any more, so this is read to its end at once. Only what launches it writes there.
@@ -62,7 +68,10 @@ pub fn start(plan: &Plan, alive: File) -> Result<()> {
             }
             _ => format!("{program} ended without a word"),
         }),
-        Err(error) => error,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Error::NotRaised(format!("{program} has not raised the jail within {} s", PATIENCE.as_secs()))
+        }
+        Err(source) => Error::Act { act: "hear from", what: program, source },
     };
     if let Some(upper) = &plan.upper {
         upper.undo();

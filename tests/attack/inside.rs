@@ -1,10 +1,7 @@
 //! Every attack that a program inside can make, in each kind of jail, over SSH with a terminal and without.
 
-use crate::probe::{Attempts, PROBE, host};
+use crate::probe::{Attempts, PROBE, host, setup, with_probe};
 use crate::sides::listener;
-
-/// What a jail with a network of its own is called in the configuration.
-const PRIVATE: &str = "none";
 
 /// How many attacks a probe makes, and how many more as root of the jail.
 const MANY: usize = 280;
@@ -37,20 +34,20 @@ fn with_root_in_the_profile_every_attack_of_the_user_and_of_root_is_contained() 
 #[test]
 fn with_a_network_of_its_own_every_attack_is_contained() {
     lab::require_root!();
-    for root in [false, true] {
-        let host = host(&format!("network = \"{PRIVATE}\"\nroot = {root}"));
+    for (network, root) in [("none", false), ("none", true), ("private", false), ("private", true)] {
+        let host = with_probe(setup(&format!("network = \"{network}\"\nroot = {root}")).network());
         let _four = listener(&host, "TCP-LISTEN:7001,bind=127.0.0.1");
         let _six = listener(&host, "TCP6-LISTEN:7002,bind=[::1]");
         let option = if root { "--root" } else { "" };
         let command =
-            format!("{PROBE} {option} --network {PRIVATE} --host-port 22 --host-port 7001 --host-port 7002");
+            format!("{PROBE} {option} --network {network} --host-port 22 --host-port 7001 --host-port 7002");
         for tty in [false, true] {
             let run = host.ssh("alice", &command);
             let output = if tty { run.tty() } else { run }.run();
             let attempts = Attempts::of(&output);
             attempts.named("connect to 127.0.0.1:7001");
             attempts.named("connect to [::1]:7002");
-            attempts.are_contained(MANY, &format!("root = {root}, terminal: {tty}"));
+            attempts.are_contained(MANY, &format!("{network}, root = {root}, terminal: {tty}"));
         }
     }
 }
