@@ -22,9 +22,11 @@ const ABSENT: [&str; 7] =
     ["ENOSYS", "ENOENT", "EAFNOSUPPORT", "EPROTONOSUPPORT", "EOPNOTSUPP", "ENOTTY", "empty"];
 
 /// What cannot be found on a host of these tests, and why.
-const UNSEEN: [(&str, &str); 10] = [
+const UNSEEN: [(&str, &str); 12] = [
     ("mkdir, chroot, fchdir and up", "this host is in no chroot; another test has it in one"),
-    ("write any file of /sys", "hosts of these tests have no /sys, which would be the machine's"),
+    ("write any file of /sys", "the /sys of these hosts is read-only, for it is the machine's"),
+    ("write /sys/power/state", "the same"),
+    ("write /sys/kernel/mm/transparent_hugepage/enabled", "the same"),
     ("/sys of the host", "the same"),
     ("another root below this one", "the root of these hosts is an overlay too"),
     ("what is above /", "nothing is above the root of a mount namespace, but by a mistake of the kernel's"),
