@@ -212,6 +212,15 @@ pub enum Error {
         user: String,
     },
 
+    /// Sessions are open, and the act would end them.
+    #[error("sessions of {user} are open ({sessions}); `--force` ends them")]
+    InUse {
+        /// Whose.
+        user: String,
+        /// All of them, for people.
+        sessions: String,
+    },
+
     /// The user is not jailed, so there is nothing to act on.
     #[error("{user} is not jailed: {why}")]
     NotJailed {

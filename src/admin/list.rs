@@ -163,6 +163,18 @@ fn table(jails: &[Jail]) -> String {
     text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
+/// For people. What a remote host calls itself is not ours to trust with a terminal.
+impl std::fmt::Display for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.service)?;
+        if !self.from.is_empty() {
+            let from: String = self.from.chars().filter(|c| !c.is_control()).collect();
+            write!(f, " from {from}")?;
+        }
+        write!(f, ", since {}, pid {}", local_time(self.since), self.pid)
+    }
+}
+
 fn origin(session: &Session) -> &str {
     if session.from.is_empty() { &session.service } else { &session.from }
 }

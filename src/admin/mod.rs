@@ -83,10 +83,13 @@ enum Verb {
     },
     /// Clear a user's changes: the next login finds the layers as they are
     ///
-    /// The changes are set aside, not deleted. A home directory of the host's is not touched.
+    /// The changes are set aside, not deleted. A home directory of the host's is not touched. Refused while sessions are open.
     Reset {
         /// Whose jail
         user: String,
+        /// End open sessions first
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -108,7 +111,7 @@ pub fn main() -> ExitCode {
         Verb::Status { user, json } => as_root().and_then(|()| status::run(&user, json)),
         Verb::Enter { user, command } => as_root().and_then(|()| enter::run(&user, &command)),
         Verb::Stop { user } => as_root().and_then(|()| stop::run(&user)),
-        Verb::Reset { user } => as_root().and_then(|()| reset::run(&user)),
+        Verb::Reset { user, force } => as_root().and_then(|()| reset::run(&user, force)),
     };
     done.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "ojail: {error}");

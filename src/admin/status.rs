@@ -150,12 +150,7 @@ fn text(status: &Status) -> String {
         },
     );
     for session in &status.sessions {
-        let from: String = session.from.chars().filter(|c| !c.is_control()).collect();
-        let from = if from.is_empty() { String::new() } else { format!(" from {from}") };
-        line(
-            "session",
-            format!("{}{from}, since {}, pid {}", session.service, local_time(session.since), session.pid),
-        );
+        line("session", session.to_string());
     }
     let mut network = vec![
         match status.network {

@@ -60,7 +60,13 @@ fn a_reset_clears_the_changes_sets_them_aside_whole_and_spares_the_home() {
         let upper = digest(&host, "/srv/overlay/upperdirs/alice");
         let home = digest(&host, "/home/alice");
 
-        let said = host.root(command).text();
+        let refused = host.root(command).fails();
+        assert!(
+            refused.stderr.contains("sessions of alice are open (sshd from 127.0.0.1, since"),
+            "{refused}"
+        );
+        assert!(runs(&host, "alice"));
+        let said = host.root(&format!("{command} --force")).text();
         assert_eq!(remains(&host, "alice"), "");
         session.finish().fails();
         let aside = aside(&host);
@@ -115,7 +121,7 @@ fn a_login_during_a_reset_sees_all_of_the_changes_or_none() {
     lab::require_root!();
     let host = host("");
     host.ssh("alice", "mkdir /var/tmp/d && cd /var/tmp/d && touch $(seq 200)").ok();
-    let resets = host.root("for i in 1 2 3; do ojail reset alice; done").spawn();
+    let resets = host.root("for i in 1 2 3; do ojail reset --force alice; done").spawn();
     let look = "n=$(ls /var/tmp/d 2>/dev/null | wc -l); echo $n; mkdir -p /var/tmp/d; cd /var/tmp/d; touch $(seq 200)";
     for _ in 0..12 {
         // A reset may end it in the middle.

@@ -1,6 +1,9 @@
 //! Limits, where they can be held: on a whole machine with systemd, cgroup v2 and project quotas.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "a measure that is told, not asserted")]
+
+mod load;
 
 use std::time::{Duration, Instant};
 

@@ -196,6 +196,8 @@ impl Demo {
         })?;
         must(("an open tunnel", tunnel.is_running()))?;
         tunnel.kill();
+        host.root("until ojail status nginx1 --json | grep -q '\"sessions\":\\[\\]'; do sleep 0.05; done")
+            .ok();
 
         self.title("Back to the layers, on demand: the jail ends, and the changes are set aside");
         self.root(host, "ojail-shell --reset nginx1", |text| {
