@@ -100,8 +100,8 @@ impl Host {
         world.root(command)
     }
 
-    /// Starts servers on this host, as the world has them: `dns@127.0.0.53`, `http@…` (80), `echo@…` (7), and what DNS
-    /// is to know: `name=address`. They listen when this returns, and end with the host.
+    /// Starts servers on this host, as the world has them: `dns@127.0.0.53`, `http@…` (80), `echo@…` (7; any of
+    /// them with `#port`), and what DNS is to know: `name=address`. They listen when this returns, and end with the host.
     #[track_caller]
     pub fn serve(&self, what: &[&str]) {
         world::serve(self, what);

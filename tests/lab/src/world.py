@@ -2,7 +2,7 @@
 #
 #     python3 -c THIS dns@192.0.2.1 http@198.51.100.1 echo@198.51.100.1 far.example.test=198.51.100.1 ...
 #
-# A service and its address; a name and one of its addresses. Returns when all listen, and leaves the servers behind.
+# A service and its address, with #PORT if it is not the usual one; a name and one of its addresses. Returns when all listen, and leaves the servers behind.
 # With Debian's python3-minimal: no more than sockets and threads.
 import os
 import socket
@@ -87,11 +87,12 @@ for word in sys.argv[1:]:
         names.setdefault(name, []).append(address)
         continue
     service, address = word.split("@")
+    address, _, port = address.partition("#")
     kinds = [(socket.SOCK_STREAM, streams), (socket.SOCK_DGRAM, datagrams)]
     for kind, serve in kinds[: 1 if service == "http" else 2]:
         listener = socket.socket(family(address), kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, PORTS[service]))
+        listener.bind((address, int(port or PORTS[service])))
         if kind == socket.SOCK_STREAM:
             listener.listen(64)
         servers.append((serve, listener, service))

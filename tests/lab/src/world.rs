@@ -35,6 +35,12 @@ const PREPARE: &str = "
         echo 0 > /proc/sys/net/ipv6/conf/default/$setting
     done";
 
+/// IPv6 addresses are of use when the kernel has got to them; the link-local one comes by itself, up to a second later.
+const SETTLED: &str = "
+    until ip -6 address show dev eth0 scope link | grep -q inet6 && ! ip -6 address show tentative | grep -q inet6; do
+        sleep 0.01
+    done";
+
 /// Raises the world and plugs the host in.
 pub(crate) fn around(host: &Host) -> Host {
     let world = Host::furnished(&crate::host().without_ojail(), "host");
@@ -53,6 +59,9 @@ pub(crate) fn around(host: &Host) -> Host {
     }
     let [v4, v6] = FAR;
     world.root("ip address add $1/32 dev lo && ip address add $2/128 dev lo").arg(v4).arg(v6).ok();
+    for end in [&world, host] {
+        end.root(SETTLED).ok();
+    }
     let [v4, v6] = GATEWAY;
     host.root("ip route add default via $1 && ip -6 route add default via $2").arg(v4).arg(v6).ok();
     host.write("/etc/resolv.conf", 0o644, &format!("nameserver {v4}\n"));
