@@ -133,7 +133,8 @@ END
 "#;
 
 /// A machine boots from its disk without an initrd: Debian's cloud kernel has NVMe and ext4 built in. What is one
-/// machine's own comes on a second disk, and is copied to the first before systemd starts.
+/// machine's own comes on a second disk, and is copied to the first before systemd starts. All other disks go by their
+/// labels.
 ///
 /// Root has a way in that no PAM file, `sshd_config` or logind of a test is in the way of.
 const MACHINE: &str = r#"
@@ -154,14 +155,15 @@ END
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t devtmpfs dev /dev
 mount -t proc -o nosuid,nodev,noexec proc /proc
+mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
+modprobe -a virtio_pci virtio_blk virtio_net
 if [ ! -e /usr/lib/lab/done ]; then
-    mount -r /dev/nvme0n2 /mnt
+    mount -r LABEL=changes /mnt
     own() { cp -dR --preserve=mode,ownership,timestamps,links "/mnt/$1/." "$2"; }
     own upper / && own home /home && own var-lib-ojail /var/lib/ojail && : > /usr/lib/lab/done
     umount /mnt
 fi
 mount --all --fstab /usr/lib/lab/fstab
-modprobe -a virtio_pci virtio_net
 ip address add 10.0.2.15/24 dev eth0
 ip link set eth0 up
 ip route add default via 10.0.2.2
@@ -310,7 +312,13 @@ impl Build<'_> {
             }
             // Takes as much of the machine's disk as is in it.
             Recipe::Disk { of } => {
-                self.call(Command::new("mkfs.ext4").arg("-Fd").arg(tree(of)).arg(self.path).arg("2G"));
+                self.call(
+                    Command::new("mkfs.ext4")
+                        .args(["-F", "-L", of, "-d"])
+                        .arg(tree(of))
+                        .arg(self.path)
+                        .arg("2G"),
+                );
             }
         }
     }

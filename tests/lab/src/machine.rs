@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -182,12 +182,21 @@ impl Machine {
     #[track_caller]
     fn wait_until_up(&mut self) {
         let since = Instant::now();
-        let said = self.emulator.says.get_mut().unwrap().recv_timeout(BOOT);
+        let up = loop {
+            match self.emulator.says.get_mut().unwrap().recv_timeout(Duration::from_secs(1)) {
+                Ok(line) => break line == "up",
+                Err(RecvTimeoutError::Disconnected) => break false,
+                Err(RecvTimeoutError::Timeout) if since.elapsed() > BOOT || self.emulator.panicked() => {
+                    break false;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        };
         assert!(
-            said.is_ok_and(|line| line == "up"),
+            up,
             "the machine is not up after {:?}: {}\n{}",
             since.elapsed(),
-            if self.emulator.is_running() { "it still tries" } else { "QEMU has ended" },
+            if self.emulator.is_running() { "it still runs" } else { "QEMU has ended" },
             self.emulator.last_words()
         );
         // One connection for all that root does: a handshake takes long under emulation.
@@ -239,7 +248,7 @@ extern "C" fn end_shared() {
     }
 }
 
-/// A disk of the machine's: `/dev/nvme0nN`, where N is its place in the list.
+/// A disk of the machine's. The first of a list is the one that it boots from.
 struct Disk {
     image: PathBuf,
     access: Access,
@@ -267,13 +276,12 @@ impl Disk {
     }
 }
 
-/// In the order in which the machine's own `init` and fstab know them.
+/// All disks. Kernels number those of one kind as they find them, so they go by their labels.
 fn disks(setup: &Setup, hardware: &Hardware, client: &Host, place: &Path) -> Vec<Disk> {
-    let mut fstab = format!("/dev/nvme0n3 /srv/overlay {} prjquota 0 0\n", hardware.file_system.name());
+    let mut fstab = format!("LABEL=storage /srv/overlay {} prjquota 0 0\n", hardware.file_system.name());
     let mut layers = Vec::new();
     for (name, _) in setup.layers.iter().filter(|(_, content)| content.is_dir()) {
-        let number = 4 + layers.len();
-        fstab.push_str(&format!("/dev/nvme0n{number} /srv/overlay/lowerdirs/{name} ext4 ro 0 0\n"));
+        fstab.push_str(&format!("LABEL={name} /srv/overlay/lowerdirs/{name} ext4 ro 0 0\n"));
         layers.push(Disk { image: image::tree(&format!("{name}.ext4")), access: Access::ReadOnly });
     }
     client.write("/usr/lib/lab/fstab", 0o644, &fstab);
@@ -281,7 +289,7 @@ fn disks(setup: &Setup, hardware: &Hardware, client: &Host, place: &Path) -> Vec
     let base = Disk { image: image::tree("machine.ext4"), access: Access::Scratch };
     // Of the client's root file system only what differs from the tree is in its directory.
     let changes = Disk { image: place.join("changes.ext4"), access: Access::Own };
-    make_ext4(client.directory(), &changes.image, "1G", &[]);
+    make_ext4(client.directory(), &changes.image, "1G", &["-L", "changes"]);
     let storage = Disk { image: place.join("storage"), access: Access::Own };
     match hardware.file_system {
         FileSystem::Ext4 => ext4_storage(setup, client, &storage.image, &hardware.disk),
@@ -299,7 +307,7 @@ fn ext4_storage(setup: &Setup, client: &Host, image: &Path, size: &str) {
         fs::copy(content, &target)
             .unwrap_or_else(|error| panic!("cannot copy the layer {name} to the disk: {error}"));
     }
-    make_ext4(&directory, image, size, &["-O", "project,quota"]);
+    make_ext4(&directory, image, size, &["-L", "storage", "-O", "project,quota"]);
 }
 
 /// The same by the machine's own tools: the computer that runs the tests may have none for XFS.
@@ -315,7 +323,8 @@ fn xfs_storage(setup: &Setup, client: &Host, image: &Path, size: &str) {
     plan.push_str("$\n$\n");
     let made = client.directory().join("var-lib-ojail/storage");
     client.write("/tmp/plan", 0o600, &plan);
-    let make = r#"cd /var/lib/ojail && truncate -s "$1" storage && mkfs.xfs -q -p /tmp/plan storage"#;
+    let make =
+        r#"cd /var/lib/ojail && truncate -s "$1" storage && mkfs.xfs -q -L storage -p /tmp/plan storage"#;
     client.root(make).arg(size).ok();
     fs::rename(made, image).expect("both are in the directory of the hosts");
 }
@@ -357,13 +366,12 @@ impl Emulator {
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .args(["-serial", "stdio"])
-            .args(["-netdev", NETWORK, "-device", "virtio-net-pci,netdev=cable,romfile="])
-            // One controller, since the kernel numbers several as it finds them.
-            .args(["-device", "nvme,id=disks,serial=lab"]);
-        for (place, disk) in disks.iter().enumerate() {
-            let number = place + 1;
+            .args(["-netdev", NETWORK, "-device", "virtio-net-pci,netdev=cable,romfile="]);
+        for (number, disk) in disks.iter().enumerate() {
+            // Only NVMe is built into the kernel.
+            let device = if number == 0 { "nvme,serial=lab" } else { "virtio-blk-pci" };
             command.args(["-drive", &format!("id=disk{number},{}", disk.option())]);
-            command.args(["-device", &format!("nvme-ns,drive=disk{number},bus=disks,nsid={number}")]);
+            command.args(["-device", &format!("{device},drive=disk{number}")]);
         }
         start_afresh(&mut command)
             .env("TMPDIR", place)
@@ -392,6 +400,10 @@ impl Emulator {
 
     fn console(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.console).unwrap_or_default()).into_owned()
+    }
+
+    fn panicked(&self) -> bool {
+        self.console().contains("Kernel panic")
     }
 
     fn last_words(&self) -> String {

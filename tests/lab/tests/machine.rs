@@ -109,7 +109,8 @@ fn nothing_is_left_of_a_machine_whose_test_was_killed() {
     let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     let said = lines.map_while(Result::ok).find_map(|line| Some(line.split_once("QEMU is ")?.1.to_owned()));
     let pid = said.expect("the machine boots").parse().unwrap();
-    assert!(is_running(pid));
+    let directory = directory(pid);
+    assert!(is_running(pid) && directory.exists());
 
     child.kill().unwrap();
     child.wait().unwrap();
@@ -119,6 +120,9 @@ fn nothing_is_left_of_a_machine_whose_test_was_killed() {
         assert!(since.elapsed().as_secs() < 10, "QEMU goes on");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+    // Its files go when the next host starts.
+    drop(bare().start());
+    assert!(!directory.exists());
 }
 
 fn is_running(pid: u32) -> bool {
