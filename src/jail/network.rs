@@ -21,7 +21,7 @@ use super::confine;
 use super::door::{Answer, Door, Request};
 use super::plan::Plan;
 use crate::account::Username;
-use crate::config::{Profile, Protocol, Publish};
+use crate::config::{Profile, Protocol, Publish, Reach};
 use crate::error::{Act, Error, Result};
 use crate::runtime;
 
@@ -30,19 +30,6 @@ const PASTA: &str = "/usr/bin/pasta";
 
 /// Where Debian's package `nftables` has it.
 const NFT: &str = "/usr/sbin/nft";
-
-/// What must not leave the jail: addresses that mean the host itself once pasta sends to them. Its version of 2023 (Debian 12's)
-/// relays datagrams for the loopback, which anybody inside can send out of the jail's interface (`SO_BINDTODEVICE`).
-const RULES: &str = r#"
-table inet ojail {
-    chain output {
-        type filter hook output priority 0; policy accept;
-        oifname "lo" accept
-        ip daddr { 0.0.0.0/8, 127.0.0.0/8 } drop
-        ip6 daddr { ::/96, ::ffff:0.0.0.0/96 } drop
-    }
-}
-"#;
 
 /// Where the jail asks for names if the host's own resolver is out of its reach, by IPv4 and by IPv6: pasta answers there with
 /// what the host's first resolver of that family says. A link-local address, the one that podman uses, and a unique local one.
@@ -62,15 +49,15 @@ pub fn look() -> Result<()> {
             return Err(Error::Network { why: format!("{program} is missing; `apt-get install {package}`") });
         }
     }
-    let mode = std::fs::metadata(TUN).act("examine", TUN)?.mode();
-    if mode & 0o006 != 0o006 {
-        let why = format!(
-            "{TUN} is not for everybody (mode {:04o}), as udev makes it; `chmod 0666 {TUN}`",
-            mode & 0o7777
-        );
-        return Err(Error::Network { why });
-    }
-    Ok(())
+    let why = match std::fs::metadata(TUN) {
+        Ok(meta) if meta.mode() & 0o006 == 0o006 => return Ok(()),
+        Ok(meta) => {
+            let mode = meta.mode() & 0o7777;
+            format!("is not for everybody (mode {mode:04o}), as udev makes it; `chmod 0666 {TUN}`")
+        }
+        Err(e) => format!("cannot be had ({e}); `modprobe tun`"),
+    };
+    Err(Error::Network { why: format!("{TUN}, which pasta needs, {why}") })
 }
 
 /// The host's `resolv.conf` as it is right inside. A resolver on the host's loopback is out of reach there, and one at an address
@@ -204,7 +191,7 @@ pub(super) fn start(plan: &Plan, jail: Pid) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Network`] in nft's own words.
-pub(super) fn shield() -> Result<()> {
+pub(super) fn shield(plan: &Plan) -> Result<()> {
     let mut nft = Command::new(NFT)
         .args(["-f", "-"])
         .env_clear()
@@ -214,9 +201,37 @@ pub(super) fn shield() -> Result<()> {
         .spawn()
         .act("run", NFT)?;
     if let Some(mut input) = nft.stdin.take() {
-        input.write_all(RULES.as_bytes()).act("talk to", NFT)?;
+        input.write_all(rules(&plan.reach).as_bytes()).act("talk to", NFT)?;
     }
     succeeded(&nft.wait_with_output().act("wait for", NFT)?, "nft")
+}
+
+/// What must not leave the jail: addresses that mean the host itself once pasta sends to them. Its version of 2023 (Debian 12's)
+/// relays datagrams for the loopback, which anybody inside can send out of the jail's interface (`SO_BINDTODEVICE`).
+///
+/// And what must not be asked of pasta: it takes connections to `::1` for ports in `reach` before it knows whether somebody
+/// listens there on the host, and programs that try `localhost` would not go on to `127.0.0.1`.
+fn rules(reach: &[Reach]) -> String {
+    let ports: Vec<String> = reach
+        .iter()
+        .filter(|reach| reach.protocol == Protocol::Tcp)
+        .map(|reach| reach.port.to_string())
+        .collect();
+    let localhost = match ports.as_slice() {
+        [] => String::new(),
+        ports => format!("ip6 daddr ::1 tcp dport {{ {} }} reject with tcp reset", ports.join(", ")),
+    };
+    format!(
+        "table inet ojail {{
+            chain output {{
+                type filter hook output priority 0; policy accept;
+                {localhost}
+                oifname \"lo\" accept
+                ip daddr {{ 0.0.0.0/8, 127.0.0.0/8 }} drop
+                ip6 daddr {{ ::/96, ::ffff:0.0.0.0/96 }} drop
+            }}
+        }}\n"
+    )
 }
 
 fn succeeded(output: &Output, name: &str) -> Result<()> {

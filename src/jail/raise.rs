@@ -327,7 +327,7 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     match plan.network {
         Network::Host => {}
         Network::None => sys::loopback_up().act("bring up", "the loopback interface")?,
-        Network::Private => network::shield()?,
+        Network::Private => network::shield(&plan)?,
     }
 
     // 21. Mask what of /proc and /sys is not the jail's business. After 20, which writes to what is read-only from here.

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
 mod limits;
+mod network;
 mod power;
 mod services;
 mod sessions;
@@ -32,6 +33,7 @@ fn setup() -> Setup {
         ("tess", 1006, "jailed"),
         ("quinn", 1007, "rooted"),
         ("atta", 1008, "jailed"),
+        ("paula", 1009, "private"),
     ];
     let mut setup = lab::host();
     for (name, uid, group) in users {
@@ -62,6 +64,14 @@ fn setup() -> Setup {
             [[rules]]
             group = "jailed"
             profile = "debian"
+
+            [profiles.private]
+            layers = ["debian"]
+            network = "private"
+
+            [[rules]]
+            group = "private"
+            profile = "private"
 
             [[rules]]
             group = "rooted"

@@ -100,7 +100,7 @@ const RECIPES: [(&str, Recipe); 13] = [
         "machine",
         Recipe::More {
             than: "host",
-            packages: "systemd-sysv libpam-systemd dbus linux-image-cloud-amd64 at quota xfsprogs passt",
+            packages: "systemd-sysv libpam-systemd dbus linux-image-cloud-amd64 at quota xfsprogs apparmor",
             finish: MACHINE,
         },
     ),
