@@ -140,6 +140,33 @@ fn a_home_whose_way_is_flipped_during_raises_is_the_users_own_directory_or_refus
     before.is_the_same(&Seen::of(&host, &["/home"]));
 }
 
+/// The kernel says that they are the user's: a process' directory, and what in it leads to the host's root.
+#[test]
+fn a_home_that_leads_to_a_process_of_the_users_on_the_host_gives_no_way_to_the_host() {
+    lab::require_root!();
+    for keys in ["", "root = true"] {
+        let host = start(
+            setup(keys).user(User::new("carol").groups(["jailed"])),
+            "mkdir -p /srv/users/carol && chown carol: /srv/users/carol && usermod -d /srv/users/carol/home carol",
+        );
+        let process = host
+            .root("exec setpriv --reuid carol --regid carol --clear-groups sh -c 'echo $$; exec sleep 600'")
+            .spawn();
+        let pid = process.wait_for("\n").trim().to_owned();
+        host.root(&format!("ln -s /proc/{pid} /srv/users/carol/home")).ok();
+        let become_root = if keys.is_empty() { "" } else { "sudo -n " };
+        let look = format!(
+            "cat /proc/1/comm; cd /srv/users/carol/home && cat comm
+             for f in root/srv/secret/secret cwd/../etc/passwd environ mem fd/0 map_files/*; do {become_root}head -c 9 $f && echo reached; done
+             {become_root}/usr/sbin/chroot root /bin/true && echo reached"
+        );
+        let output = host.root("exec ojail enter carol -- sh -c \"$1\"").arg(&look).run();
+        // Names in there may be seen; what they lead to is not for anybody of another user namespace.
+        assert!(["ojail-init\nsleep", ""].contains(&output.text().as_str()), "{output}");
+        process.kill();
+    }
+}
+
 /// What a raise reads, replaces or mounts on in an upper.
 const OF_AN_UPPER: [&str; 7] = [
     "/etc/passwd=/srv/secret/secret",
