@@ -1,6 +1,6 @@
 //! What a kernel with cgroups and quotas can limit a jail by.
 
-use crate::{MACHINE, lasting};
+use crate::{MACHINE, bring, lasting};
 
 #[test]
 fn a_limit_on_a_users_slice_holds_for_all_their_sessions_together() {
@@ -34,6 +34,7 @@ fn a_project_quota_holds_in_a_jail_and_its_root_cannot_leave_the_project() {
     machine.root("ojail stop quinn").ok();
     let limit = "cd /srv/overlay && chattr -R -p 1007 +P upperdirs/quinn workdirs/quinn && setquota -P 1007 0 20480 0 300 .";
     machine.root(limit).ok();
+    bring(&machine, "chattr", "/home/quinn/e2fsprogs");
     let inside = |command: &str| enter(&format!("cd /var/tmp/mine && {command}"));
 
     assert_eq!(inside("df --output=size -m / | tail -n1").text(), "20");
@@ -47,8 +48,9 @@ fn a_project_quota_holds_in_a_jail_and_its_root_cannot_leave_the_project() {
         inside(&format!("{who}rm -r d")).ok();
         // Project 0 has no limit.
         inside("touch file").ok();
-        for leave in ["chattr -p 0 file", "chattr -p 5 file", "chattr -P ."] {
-            let stays = inside(&format!("{who}{leave}")).fails();
+        for leave in ["-p 0 file", "-p 5 file", "-P ."] {
+            let tools = "/home/quinn/e2fsprogs";
+            let stays = inside(&format!("{who}env LD_LIBRARY_PATH={tools} {tools}/chattr {leave}")).fails();
             assert!(stays.stderr.contains("Invalid argument"), "{stays}");
         }
     }

@@ -87,6 +87,13 @@ fn lasting<'m>(machine: &'m Machine, user: &str) -> Running<'m> {
     session
 }
 
+/// Puts a program with its libraries where a jail sees it, for layers that have none.
+#[track_caller]
+fn bring(machine: &Machine, program: &str, place: &str) {
+    let copy = r#"mkdir "$2" && p=$(command -v "$1") && cp "$p" $(ldd "$p" | grep -o '/[^ ]*') "$2""#;
+    machine.root(copy).arg(program).arg(place).ok();
+}
+
 /// A user's line of `ojail list --json`.
 #[track_caller]
 fn jail(machine: &Machine, user: &str) -> Option<Value> {

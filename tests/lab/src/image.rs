@@ -134,7 +134,7 @@ END
 
 /// A machine boots from its disk without an initrd: Debian's cloud kernel has NVMe and ext4 built in. What is one
 /// machine's own comes on a second disk, and is copied to the first before systemd starts. All other disks go by their
-/// labels.
+/// labels. If one is missing, the end of `init` is a panic of the kernel's.
 ///
 /// Root has a way in that no PAM file, `sshd_config` or logind of a test is in the way of.
 const MACHINE: &str = r#"
@@ -158,12 +158,12 @@ mount -t proc -o nosuid,nodev,noexec proc /proc
 mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
 modprobe -a virtio_pci virtio_blk virtio_net
 if [ ! -e /usr/lib/lab/done ]; then
-    mount -r LABEL=changes /mnt
+    mount -r LABEL=changes /mnt || exit
     own() { cp -dR --preserve=mode,ownership,timestamps,links "/mnt/$1/." "$2"; }
     own upper / && own home /home && own var-lib-ojail /var/lib/ojail && : > /usr/lib/lab/done
     umount /mnt
 fi
-mount --all --fstab /usr/lib/lab/fstab
+mount --all --fstab /usr/lib/lab/fstab || exit
 ip address add 10.0.2.15/24 dev eth0
 ip link set eth0 up
 ip route add default via 10.0.2.2
@@ -215,6 +215,9 @@ const INSTALL: &str = r#"
     rm /usr/sbin/policy-rc.d
     find /var/lib/apt/lists /var/cache/apt -type f ! -name lock -delete
 "#;
+
+/// Makes a disk of a name and a tree. It takes as much of the machine's disk as is in it.
+const MAKE_DISK: &str = r#"mkfs.ext4 -F -L "$1" -d "$2" "$3" 2G"#;
 
 /// How much of a log explains a failure.
 const SHOWN_LINES: usize = 30;
@@ -270,8 +273,12 @@ fn recipe(name: &str) -> &'static Recipe {
 fn key(suite: &str, name: &str) -> String {
     let recipe = recipe(name);
     let below = recipe.below().map(|below| key(suite, below));
-    let install = if matches!(recipe, Recipe::Layer { .. } | Recipe::More { .. }) { INSTALL } else { "" };
-    format!("{}{recipe:?}{install}\n", below.unwrap_or_else(|| format!("{suite}\n")))
+    let how = match recipe {
+        Recipe::Layer { .. } | Recipe::More { .. } => INSTALL,
+        Recipe::Disk { .. } => MAKE_DISK,
+        _ => "",
+    };
+    format!("{}{recipe:?}{how}\n", below.unwrap_or_else(|| format!("{suite}\n")))
 }
 
 /// `path.end`, also where the path has a dot already.
@@ -310,14 +317,9 @@ impl Build<'_> {
             Recipe::Squashfs { of } => {
                 self.call(Command::new("mksquashfs").arg(tree(of)).arg(self.path).args(["-comp", "zstd"]));
             }
-            // Takes as much of the machine's disk as is in it.
             Recipe::Disk { of } => {
                 self.call(
-                    Command::new("mkfs.ext4")
-                        .args(["-F", "-L", of, "-d"])
-                        .arg(tree(of))
-                        .arg(self.path)
-                        .arg("2G"),
+                    Command::new("/bin/sh").args(["-c", MAKE_DISK, "sh", of]).arg(tree(of)).arg(self.path),
                 );
             }
         }

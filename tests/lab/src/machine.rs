@@ -167,16 +167,21 @@ impl Machine {
     /// Shuts down and boots again; at the return its sshd listens.
     #[track_caller]
     pub fn reboot(&mut self) {
-        self.root("systemctl --no-block reboot").ok();
+        self.soon("systemctl reboot");
         self.wait_until_up();
     }
 
     /// As if the power had failed: nothing is ended, nothing is written that was not. Then boots again.
     #[track_caller]
     pub fn crash(&mut self) {
-        // Not waited for, since no answer will come.
-        self.root("(sleep 0.2; echo b > /proc/sysrq-trigger) > /dev/null 2>&1 < /dev/null &").ok();
+        self.soon("echo b > /proc/sysrq-trigger");
         self.wait_until_up();
+    }
+
+    /// Runs what ends the connection by which it is asked for.
+    #[track_caller]
+    fn soon(&self, command: &str) {
+        self.root("(sleep 1; eval \"$1\") > /dev/null 2>&1 < /dev/null &").arg(command).ok();
     }
 
     #[track_caller]
