@@ -16,6 +16,7 @@ mod control;
 mod flips;
 mod joins;
 mod raises;
+mod storage;
 
 /// Few, for everyday.
 const ROUNDS: usize = 12;
