@@ -191,7 +191,7 @@ fn a_jail_that_is_killed_amid_flips_is_raised_on_whatever_they_left_or_refused()
     let mut tally = BTreeMap::<&str, usize>::new();
     let mut flips = 0;
     let places: Vec<String> = OF_AN_UPPER.map(String::from).into();
-    for number in 0..rounds() {
+    for number in 0..rounds().div_ceil(2) {
         host.ssh("alice", "sudo -n sh").stdin(PREPARE).ok();
         let flipper = Flipper::start(host.ssh("alice", &format!("sudo -n {}", perl(&places))), &places);
         let root = root_of(&host, "alice");
