@@ -52,7 +52,7 @@ const IMAGES: [(&str, Format); 3] =
 /// # Errors
 /// [`Error::Layer`] if one is missing or can be changed by others; [`Error::Unfit`] if the directory of layers is open.
 pub fn resolve(storage: &Storage, names: &[LayerName]) -> Result<Vec<Layer>> {
-    store::no_links(&storage.lowerdirs)?;
+    store::roots_own_way(&storage.lowerdirs)?;
     // Closed to others: a layer has setuid root programs in it, and they would be the host's root here.
     runtime::private_dir(&storage.lowerdirs)?;
     names.iter().map(|name| find(storage, name)).collect()

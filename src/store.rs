@@ -64,7 +64,7 @@ impl Upper {
 /// [`Error::Unfit`] with the mend.
 pub fn check(storage: &Storage) -> Result<()> {
     for path in [&storage.upperdirs, &storage.workdirs] {
-        no_links(path)?;
+        roots_own_way(path)?;
         private_dir(path)?;
         fit(path)?;
     }
@@ -79,7 +79,7 @@ pub fn check(storage: &Storage) -> Result<()> {
 pub fn look(storage: &Storage) -> Result<Vec<PathBuf>> {
     let mut missing = Vec::new();
     for path in [&storage.upperdirs, &storage.workdirs] {
-        no_links(path)?;
+        roots_own_way(path)?;
         if there(path) == path.as_path() {
             private_dir(path)?
         } else {
@@ -135,6 +135,7 @@ pub fn set_aside(storage: &Storage, user: &Username, stamp: &str) -> Result<Opti
         meta => meta.act("examine", &upper)?,
     };
     check(storage)?;
+    roots_own_way(&storage.asidedirs)?;
     let shelf = storage.asidedirs.join(user);
     private_dir(&storage.asidedirs)?;
     private_dir(&shelf)?;
@@ -185,6 +186,37 @@ pub fn no_links(path: &Path) -> Result<()> {
             }
             meta => meta.act("examine", &sofar)?,
         };
+    }
+    Ok(())
+}
+
+/// Refuses a path that anybody but root could bend: a link in it, or a directory in which others may exchange what is named. Of
+/// the last part only its kind is asked, for it may be private in its own way.
+///
+/// # Errors
+/// [`Error::Unfit`] with the part that is to blame.
+pub fn roots_own_way(path: &Path) -> Result<()> {
+    no_links(path)?;
+    for part in path.ancestors().skip(1) {
+        let meta = match fs::symlink_metadata(part) {
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            meta => meta.act("examine", part)?,
+        };
+        let mode = meta.mode();
+        // In a sticky directory of root's, only root renames what is root's.
+        let mend = if meta.uid() != 0 {
+            format!("belongs to uid {}; `chown root {}`", meta.uid(), part.display())
+        } else if mode & 0o022 != 0 && mode & 0o1000 == 0 {
+            format!(
+                "can be written by others than root (mode {:04o}); `chmod go-w {}`",
+                mode & 0o7777,
+                part.display()
+            )
+        } else {
+            continue;
+        };
+        let why = format!("is above {}, and {mend}", path.display());
+        return Err(Error::Unfit { path: part.to_owned(), why });
     }
     Ok(())
 }
@@ -255,7 +287,10 @@ mod tests {
         assert!(!at("o").exists());
         fs::DirBuilder::new().recursive(true).mode(0o755).create(at("o/upper")).unwrap();
         let why = look(&storage).unwrap_err().to_string();
-        assert!(why.contains("can be entered by others") || why.contains("overlay"), "{why}");
+        assert!(
+            why.contains("can be entered by others") || why.contains("overlay") || why.contains("belongs to"),
+            "{why}"
+        );
         assert!(!at("o/work").exists());
     }
 

@@ -373,6 +373,13 @@ fn clone_home(plan: &Plan) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let place = openat2(CWD, &plan.home, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
         .act("open the home directory", &plan.home)?;
+    // A link to a process of the user's on the host would lead to a directory of theirs too.
+    const PROC: i64 = 0x9fa0;
+    #[allow(clippy::unnecessary_cast, reason = "f_type has another width on some architectures")]
+    if rustix::fs::fstatfs(&place).act("examine the file system of", &plan.home)?.f_type as i64 == PROC {
+        let why = "leads to /proc, which is no home".into();
+        return Err(Error::Unfit { path: plan.home.clone(), why });
+    }
     let owner = rustix::fs::fstat(&place).act("examine", &plan.home)?.st_uid;
     if owner != plan.uid {
         return Err(Error::Unfit {

@@ -66,7 +66,8 @@ fn storage(report: &mut Report, config: &Config) {
     }
     // Uppers that a reset cleared are as dangerous as those in use: setuid programs of root's, for whoever gets in.
     if storage.asidedirs.exists() {
-        if let Err(e) = runtime::private_dir(&storage.asidedirs) {
+        let private = store::roots_own_way(&storage.asidedirs);
+        if let Err(e) = private.and_then(|()| runtime::private_dir(&storage.asidedirs)) {
             report.fault(SUBJECT, &e);
         }
     }
