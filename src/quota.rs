@@ -67,11 +67,15 @@ fn refuse(path: &Path, why: &str) -> Error {
     Error::Limit { why: format!("limits.disk and limits.inodes: {} {why}", path.display()) }
 }
 
-/// Puts the upper and its work directory under these limits, or lifts those of an earlier raise. `first` is the first of the
-/// 65536 ids that belong to this user alone, and as many project ids with them.
+/// What a raise may take beyond the limits, in bytes and inodes: overlayfs makes its work directory anew. Without it, a user who has
+/// used up everything could not log in to remove anything.
+const RESERVE: (u64, u64) = (1 << 20, 64);
+
+/// Puts the upper and its work directory under these limits and a small reserve, or lifts those of an earlier raise. `first` is the
+/// first of the 65536 ids that belong to this user alone, and as many project ids with them. [`settle`] takes the reserve back.
 ///
 /// # Errors
-/// [`Error::Limit`], [`Error::Act`], [`Error::Surprise`].
+/// [`Error::Limit`], [`Error::Act`].
 pub fn apply(upper: &Upper, storage: &Storage, limits: &Limits, first: u32) -> Result<()> {
     let paths = [upper.base.join(&upper.upper), upper.base.join(&upper.work)];
     let dirs = [open(&paths[0])?, open(&paths[1])?];
@@ -86,22 +90,39 @@ pub fn apply(upper: &Upper, storage: &Storage, limits: &Limits, first: u32) -> R
     }
     look(storage, limits)?;
     let project = if own(now) { now } else { unused(storage, &paths[0], first)? };
-    let (bytes, inodes) = (limits.disk.unwrap_or(0), limits.inodes.unwrap_or(0));
+    let (bytes, inodes) =
+        (limits.disk.map_or(0, |most| most + RESERVE.0), limits.inodes.map_or(0, |most| most + RESERVE.1));
     sys::set_project_quota(&dirs[0], project, bytes, inodes).act("set the quota of", &paths[0])?;
     for (dir, path) in dirs.iter().zip(&paths) {
         if sys::project(dir).act("ask for the project of", path)? != (project, true) {
             adopt(dir, project).act("give to its project", path)?;
         }
     }
-    let is = sys::project_quota(&dirs[0], project).act("read the quota of", &paths[0])?.limits();
+    Ok(())
+}
+
+/// Sets the very limits, once the jail stands and before anybody is let in, and reads them back.
+///
+/// # Errors
+/// [`Error::Act`], [`Error::Surprise`].
+pub fn settle(upper: &Upper, limits: &Limits) -> Result<()> {
+    if !limits.of_upper() {
+        return Ok(());
+    }
+    let path = upper.base.join(&upper.upper);
+    let dir = open(&path)?;
+    let (project, _) = sys::project(&dir).act("ask for the project of", &path)?;
+    let (bytes, inodes) = (limits.disk.unwrap_or(0), limits.inodes.unwrap_or(0));
+    sys::set_project_quota(&dir, project, bytes, inodes).act("set the quota of", &path)?;
+    let is = sys::project_quota(&dir, project).act("read the quota of", &path)?.limits();
     // The kernel counts in blocks of 1 KiB.
-    if is == (bytes.div_ceil(1024) * 1024, inodes) {
+    if project != 0 && is == (bytes.div_ceil(1024) * 1024, inodes) {
         return Ok(());
     }
     Err(Error::Surprise {
         what: "the quota",
         wanted: format!("{bytes} bytes, {inodes} inodes"),
-        is: format!("{is:?}"),
+        is: format!("{is:?}, of project {project}"),
     })
 }
 

@@ -120,9 +120,26 @@ fn a_broken_configuration_refuses_everybody_but_root() {
             vec!["ojail.toml:3: profiles.debian.hmoe", "unknown key `hmoe`"],
         ),
         (
+            "a limit of nothing",
+            profile("limits = { memory = \"0\" }"),
+            vec!["ojail.toml:3", "limits.memory: \"0\" is too little"],
+        ),
+        (
+            "an unknown system call",
+            profile("seccomp = { deny = [\"ptraec\"] }"),
+            vec!["ojail.toml:3", "is it ptrace?"],
+        ),
+        ("an unknown network", profile("network = \"bridge\""), vec!["ojail.toml:3", "unknown network"]),
+        (
+            "a low port",
+            profile("network = \"private\"\npublish = [\"80:80/tcp\"]"),
+            vec!["ojail.toml:4", "the host's port 80"],
+        ),
+        ("a name with a bell", profile("hostname = \"a\\u0007\""), vec!["ojail.toml:3", "is no host name"]),
+        (
             "a key of the future",
-            profile("limits = { memory = \"1G\" }"),
-            vec!["ojail.toml:3", "`limits` is not supported by this version"],
+            profile("reset = { keep = \"7d\" }"),
+            vec!["ojail.toml:3", "`reset` is not supported by this version"],
         ),
         ("a wrong type", profile("root = \"yes\""), vec!["ojail.toml:3: profiles.debian.root"]),
         (

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::Plan;
 use crate::error::{Act, Error, Result};
 use crate::runtime::Corner;
-use crate::{cgroup, paths};
+use crate::{cgroup, paths, quota};
 
 /// How long the caller waits for `ojail-init`. It takes milliseconds, unless a disk or a network home is slow.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,32 +47,41 @@ pub fn start(plan: &Plan, alive: File) -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()
         .act("run", &program)?;
-    let outcome = converse(&ours, plan);
-    // The host half has gone by now, or never will; either way its own exit says nothing that the line does not. In
-    // a process that ignores SIGCHLD there is nothing left to wait for.
-    if !matches!(outcome, Ok(Some(Outcome::Ready))) {
+    let raised = match converse(&ours, plan) {
+        // Before anybody is let in: the lock is held, and whoever is quicker than it finds a megabyte more than theirs.
+        Ok(Some(Outcome::Ready)) => match &plan.upper {
+            Some(upper) => quota::settle(upper, &plan.limits),
+            None => Ok(()),
+        },
+        Ok(Some(Outcome::Failed(why))) => Err(Error::NotRaised(why)),
+        Ok(None) => Err(Error::NotRaised(format!("{program} ended without a word"))),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(Error::NotRaised(format!(
+            "{program} has not raised the jail within {} s",
+            PATIENCE.as_secs()
+        ))),
+        // Its end with the plan still unread.
+        Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {
+            Err(Error::NotRaised(format!("{program} could not run")))
+        }
+        Err(source) => Err(Error::Act { act: "hear from", what: program.clone(), source }),
+    };
+    if raised.is_err() {
         // Both halves, for `ojail-init` leads a process group; one of them may have been stopped, and would hold the claim for
         // good. If it has not come so far, there is only the first.
         let group = i32::try_from(init.id()).map(|pid| Pid::from_raw(-pid));
         let _ = group.map(|group| kill(group, Signal::SIGKILL));
         let _ = init.kill();
     }
+    // The host half has gone by now, or never will; either way its own exit says nothing that the line does not. In
+    // a process that ignores SIGCHLD there is nothing left to wait for.
     let _ = init.wait();
-    let why = match outcome {
-        Ok(Some(Outcome::Ready)) => return Ok(()),
-        Ok(Some(Outcome::Failed(why))) => Error::NotRaised(why),
-        // Nobody has its standard error any more, so this is read to its end at once. Only what launches it writes there.
-        Ok(None) => Error::NotRaised(match init.stderr.take().map(io::read_to_string) {
-            Some(Ok(text)) if !text.trim().is_empty() => {
-                format!("{program} could not be started: {}", text.trim().replace('\n', "; "))
-            }
-            _ => format!("{program} ended without a word"),
-        }),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            Error::NotRaised(format!("{program} has not raised the jail within {} s", PATIENCE.as_secs()))
+    let Err(mut why) = raised else { return Ok(()) };
+    // Nobody has its standard error any more, so this is read to its end at once. Only what launches it writes there.
+    if let (Error::NotRaised(why), Some(Ok(text))) = (&mut why, init.stderr.take().map(io::read_to_string)) {
+        if !text.trim().is_empty() {
+            why.push_str(&format!(": {}", text.trim().replace('\n', "; ")));
         }
-        Err(source) => Error::Act { act: "hear from", what: program, source },
-    };
+    }
     if let Some(upper) = &plan.upper {
         upper.undo();
     }

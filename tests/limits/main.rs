@@ -126,6 +126,9 @@ fn disk(machine: &Machine) {
             .ssh("alice", &format!("{before}dd if=/dev/zero of=/var/tmp/d/file bs=1M count=40 status=none"))
             .fails();
         assert!(full.stderr.contains("Disk quota exceeded"), "{before}: {full}");
+        // Whoever has used up everything can still log in to a new jail, and remove it.
+        machine.root("ojail stop alice").ok();
+        machine.ssh("alice", "true").ok();
         let disk = &status(machine)["disk"];
         let (used, most) = (disk["used"].as_u64().unwrap(), disk["most"].as_u64().unwrap());
         assert!(most == 24 << 20 && used <= most && used > most / 2, "{before}: {disk}");
@@ -134,6 +137,7 @@ fn disk(machine: &Machine) {
             .ssh("alice", &format!("{before}sh -c 'mkdir /var/tmp/d; cd /var/tmp/d; for i in $(seq 600); do : > $i || exit 1; done'"))
             .fails();
         assert!(full.stderr.contains("Disk quota exceeded"), "{before}: {full}");
+        machine.root("ojail stop alice").ok();
         machine.ssh("alice", &format!("{before}rm -r /var/tmp/d")).ok();
     }
     // The project is the host's to change (FS_IOC_FSSETXATTR and chattr -p), also for root of the jail.
