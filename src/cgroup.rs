@@ -195,6 +195,8 @@ pub fn settle(user: &Username, uid: u32, limits: &Limits, storage: &Storage) -> 
     let group = tree.limited(user, uid);
     if !tree.systemd {
         let above = tree.root.join("ojail");
+        // What an ended jail left may have limits that the profile has not any more.
+        let _ = fs::remove_dir(&group);
         fs::create_dir_all(&group).act("create", &group)?;
         for setting in &settings {
             // From the root down: a group has the controllers that the one above it hands on.
@@ -333,9 +335,15 @@ fn disks(storage: &Storage) -> Result<Vec<(u64, u64)>> {
     Ok(disks)
 }
 
-/// The disk of a block device's entry in sysfs: itself, or the one above a partition.
+/// The disk of a block device's entry in sysfs: itself, what a volume (LVM, LUKS) lies on if that is one device, and what that is a
+/// partition of. As systemd finds it.
 fn whole(entry: &Path) -> io::Result<(u64, u64)> {
-    let real = fs::canonicalize(entry)?;
+    let mut real = fs::canonicalize(entry)?;
+    loop {
+        let below: Vec<_> = fs::read_dir(real.join("slaves")).into_iter().flatten().flatten().collect();
+        let [only] = below.as_slice() else { break };
+        real = fs::canonicalize(only.path())?;
+    }
     let disk = if real.join("partition").exists() { real.parent().unwrap_or(&real) } else { &real };
     let text = fs::read_to_string(disk.join("dev"))?;
     let numbers = text.trim().split_once(':').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));

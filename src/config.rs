@@ -565,6 +565,13 @@ impl Source<'_> {
         let writable = raw.writable.unwrap_or(true);
         let limits = raw.limits.as_ref().map(|limits| self.limits(limits.get_ref())).transpose()?;
         let limits = limits.unwrap_or_default();
+        if let (Some(at), Network::Private, Some(memory)) = (&raw.limits, network, limits.memory) {
+            if memory < limits::WITH_PASTA {
+                let why =
+                    "limits.memory must be 64M or more with `network = \"private\"`: pasta takes half of it";
+                return Err(self.mistake(Some(at.span()), why));
+            }
+        }
         if let (Some(at), true, false) = (&raw.limits, limits.of_upper(), writable) {
             let why = "limits.disk and limits.inodes need `writable = true`: a read-only jail has no upper";
             return Err(self.mistake(Some(at.span()), why));
@@ -881,6 +888,8 @@ profile = "nginx"
             let text = private(bad).unwrap_err().to_string();
             assert!(text.starts_with("f:8: profiles.nginx.") && text.contains(why), "{bad}: {text}");
         }
+        let small = private("limits = { memory = \"32M\" }").unwrap_err().to_string();
+        assert!(small.starts_with("f:8: ") && small.contains("64M or more"), "{small}");
         assert!(mistake(&with("reach = [\"1/tcp\"]")).contains("needs `network = \"private\"`"));
         assert!(mistake(&with("network = \"bridge\"")).contains("unknown network \"bridge\""));
     }

@@ -5,12 +5,16 @@
 //! change that: the kernel takes a new project only from the initial user namespace (`fileattr_set_prepare`). The work
 //! directory is in the same project, or overlayfs could not rename from there (`EXDEV`).
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, fstat, fstatfs, openat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Timespec, Timestamps, chownat, fstat, fstatfs, mknodat,
+    openat, readlinkat, renameat, statat, symlinkat, unlinkat, utimensat,
+};
 use serde::Serialize;
 
 use crate::config::{Limits, Storage};
@@ -50,17 +54,13 @@ pub fn look(storage: &Storage, limits: &Limits) -> Result<()> {
             "is on a file system without project quotas; put it on ext4 or xfs, or take the limit out of the profile",
         ));
     };
-    match sys::project_quota(&dir, 0) {
-        Ok(_) => Ok(()),
-        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        Err(e) => {
-            let prepare = if name == "ext4" { " (after `tune2fs -O project,quota`, unmounted)" } else { "" };
-            Err(refuse(
-                there,
-                &format!("is on {name} without project quotas ({e}); mount it with `prjquota`{prepare}"),
-            ))
-        }
-    }
+    let why = match sys::project_quotas_hold(&dir) {
+        Ok(true) => return Ok(()),
+        Ok(false) => format!("is on {name}, where project quotas are counted and not enforced"),
+        Err(e) => format!("is on {name} without project quotas ({e})"),
+    };
+    let prepare = if name == "ext4" { " (after `tune2fs -O project,quota`, unmounted)" } else { "" };
+    Err(refuse(there, &format!("{why}; mount it with `prjquota`{prepare}")))
 }
 
 fn refuse(path: &Path, why: &str) -> Error {
@@ -93,8 +93,13 @@ pub fn apply(upper: &Upper, storage: &Storage, limits: &Limits, first: u32) -> R
     let (bytes, inodes) =
         (limits.disk.map_or(0, |most| most + RESERVE.0), limits.inodes.map_or(0, |most| most + RESERVE.1));
     sys::set_project_quota(&dirs[0], project, bytes, inodes).act("set the quota of", &paths[0])?;
+    let mut right = true;
     for (dir, path) in dirs.iter().zip(&paths) {
-        if sys::project(dir).act("ask for the project of", path)? != (project, true) {
+        right &= sys::project(dir).act("ask for the project of", path)? == (project, true);
+    }
+    if !right {
+        // The work directory last: as long as it is not right, the walk over the upper was not finished.
+        for (dir, path) in dirs.iter().zip(&paths) {
             adopt(dir, project).act("give to its project", path)?;
         }
     }
@@ -147,14 +152,13 @@ fn unused(storage: &Storage, upper: &Path, first: u32) -> Result<u32> {
     free.ok_or_else(|| refuse(&shelf, "has used up all project ids of this user"))
 }
 
-/// Gives a whole tree to a project. Its top comes last, so that a crash on the way is noticed the next time. One descriptor a
-/// level: `ojail-init` has 65536 of them.
+/// Gives a whole tree to a project, from the top down. What is right already is passed over, so that a walk that was cut short is
+/// sooner done the next time. Two descriptors a level: `ojail-init` has 65536 of them.
 fn adopt(top: &OwnedFd, project: u32) -> io::Result<()> {
-    let mut levels = vec![(Dir::read_from(top)?, top.try_clone()?)];
     let device = fstat(top)?.st_dev;
+    let mut levels = vec![enter(top.try_clone()?, project)?];
     while let Some((entries, dir)) = levels.last_mut() {
         let Some(entry) = entries.next() else {
-            sys::set_project(&*dir, project)?;
             levels.pop();
             continue;
         };
@@ -163,22 +167,58 @@ fn adopt(top: &OwnedFd, project: u32) -> io::Result<()> {
         if name == c"." || name == c".." {
             continue;
         }
-        // Only what can be opened has a project to be set; links, fifos and device files take no space to speak of.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match entry.file_type() {
             FileType::Directory => {
                 let below = openat(&*dir, name, flags | OFlags::DIRECTORY, Mode::empty())?;
                 if fstat(&below)?.st_dev == device {
-                    levels.push((Dir::read_from(&below)?, below));
+                    levels.push(enter(below, project)?);
                 }
             }
             FileType::RegularFile => {
                 sys::set_project(openat(&*dir, name, flags, Mode::empty())?, project)?;
             }
-            _ => {}
+            kind => remake(dir, name, kind)?,
         }
     }
     Ok(())
+}
+
+/// A directory in the project, so that what is made in it is too; and its entries.
+fn enter(dir: OwnedFd, project: u32) -> io::Result<(Dir, OwnedFd)> {
+    sys::set_project(&dir, project)?;
+    Ok((Dir::read_from(&dir)?, dir))
+}
+
+/// Makes a link, a whiteout or a fifo anew: it cannot be opened to be given a project, and outside of it, it could not be renamed in
+/// its directory any more (`EXDEV`), nor could overlayfs put something in the place of a whiteout.
+fn remake(dir: &OwnedFd, name: &CStr, kind: FileType) -> io::Result<()> {
+    const NEW: &CStr = c".ojail.new";
+    let old = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if name == NEW {
+        return Ok(unlinkat(dir, name, AtFlags::empty())?);
+    }
+    match unlinkat(dir, NEW, AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(e) => return Err(e.into()),
+    }
+    match kind {
+        FileType::Symlink => symlinkat(readlinkat(dir, name, Vec::new())?.as_c_str(), dir, NEW)?,
+        FileType::CharacterDevice | FileType::Fifo | FileType::Socket => {
+            mknodat(dir, NEW, kind, Mode::from_raw_mode(old.st_mode & 0o7777), old.st_rdev)?;
+        }
+        _ => return Ok(()),
+    }
+    let (uid, gid) = (rustix::fs::Uid::from_raw(old.st_uid), rustix::fs::Gid::from_raw(old.st_gid));
+    chownat(dir, NEW, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    #[allow(clippy::cast_possible_wrap, reason = "nanoseconds are below a thousand millions")]
+    let time = |tv_sec, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec as _ };
+    let times = Timestamps {
+        last_access: time(old.st_atime, old.st_atime_nsec),
+        last_modification: time(old.st_mtime, old.st_mtime_nsec),
+    };
+    utimensat(dir, NEW, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(renameat(dir, NEW, dir, name)?)
 }
 
 fn open(path: &Path) -> Result<OwnedFd> {

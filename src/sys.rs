@@ -255,17 +255,42 @@ pub fn set_project_quota(dir: impl AsFd, project: u32, bytes: u64, inodes: u64) 
     quotactl(dir, libc::Q_SETQUOTA, project, &mut block)
 }
 
+/// The kind of quota (linux/quota.h).
+const PRJQUOTA: libc::c_int = 2;
+
 /// Both kinds of limits are valid in a dqblk (linux/quota.h: `QIF_BLIMITS | QIF_ILIMITS`).
 const QIF_LIMITS: u32 = 1 | 4;
 
 fn quotactl(dir: impl AsFd, command: libc::c_int, project: u32, block: &mut libc::dqblk) -> io::Result<()> {
-    // QCMD and PRJQUOTA of linux/quota.h.
-    let command = (command << 8) | 2;
+    // QCMD of linux/quota.h.
+    let command = (command << 8) | PRJQUOTA;
     let block: *mut libc::dqblk = block;
     // SAFETY: both commands read or write one dqblk, which lives across the call.
     let done =
         unsafe { libc::syscall(libc::SYS_quotactl_fd, dir.as_fd().as_raw_fd(), command, project, block) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether project quotas are enforced on the file system of this directory, and not only counted (`Q_XGETQSTATV`).
+///
+/// # Errors
+/// As [`project_quota`].
+pub fn project_quotas_hold(dir: impl AsFd) -> io::Result<bool> {
+    // `struct fs_quota_statv` of linux/dqblk_xfs.h: a version (1), a pad, 16 bits of flags, and numbers; less than 256 bytes.
+    const Q_XGETQSTATV: libc::c_int = 0x5808;
+    const FS_QUOTA_PDQ_ENFD: u16 = 1 << 5;
+    let mut state = [0u8; 256];
+    state[0] = 1;
+    let command = (Q_XGETQSTATV << 8) | PRJQUOTA;
+    // SAFETY: the command writes one fs_quota_statv, for which there is room, and which lives across the call.
+    let done = unsafe {
+        libc::syscall(libc::SYS_quotactl_fd, dir.as_fd().as_raw_fd(), command, 0, state.as_mut_ptr())
+    };
+    if done == 0 {
+        Ok(u16::from_ne_bytes([state[2], state[3]]) & FS_QUOTA_PDQ_ENFD != 0)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// `struct fsxattr` of linux/fs.h.
@@ -312,6 +337,9 @@ pub fn set_project(file: impl AsFd, project: u32) -> io::Result<()> {
     let mut attributes = FsXattr::default();
     // SAFETY: as above; FS_IOC_FSSETXATTR reads one.
     unsafe { ioctl::fs_get_xattr(file.as_raw_fd(), &raw mut attributes) }?;
+    if attributes.projid == project && (!is_dir || attributes.xflags & PROJINHERIT != 0) {
+        return Ok(());
+    }
     attributes.projid = project;
     if is_dir {
         attributes.xflags |= PROJINHERIT;

@@ -102,6 +102,11 @@ pub(super) fn run(house: House, porch: &OwnedFd, log: Log) {
         log,
     };
     let why = life.live().unwrap_or("PID 1 cannot go on");
+    // Its ports are free when the claim on the upper is, or the next raise would find them in use.
+    for pid in &life.house.network {
+        let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        let _ = waitpid(Pid::from_raw(*pid), None);
+    }
     // Take the door away while it still refuses: a login that knocks now finds nothing, and raises anew.
     let _ = rustix::fs::unlinkat(porch, "door", rustix::fs::AtFlags::empty());
     life.log.event(
@@ -130,6 +135,8 @@ impl Life {
         // Blocked and read from a descriptor, so that nothing happens in between two lines of this loop.
         signals.thread_block().ok()?;
         let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).ok()?;
+        // What ended before it was listened for.
+        self.reap();
         loop {
             if let Some(why) = self.advance() {
                 return Some(why);

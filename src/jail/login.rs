@@ -1,5 +1,6 @@
 //! A login, from the user's name to the confined process. The PAM module and `ojail enter` call [`open`].
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::door::{Answer, Door, Guest, House, Request, now};
@@ -10,9 +11,9 @@ use crate::account::{self, Account, Username};
 use crate::config::{self, Config, Profile};
 use crate::error::{Error, Result};
 use crate::log::{Level, Log};
-use crate::paths;
 use crate::policy::{Decision, Exempt, decide, passed_over};
 use crate::runtime::Corner;
+use crate::{paths, runtime};
 
 /// How long a login waits for a jail that is ending; what takes longer than this is told by the claim on the upper.
 const ENDING: Duration = Duration::from_secs(5);
@@ -148,6 +149,9 @@ fn raised(
     // Nothing of the last jail is mounted any more, and nobody else can raise: one upper, one overlay.
     let alive = corner.claim()?;
     corner.sweep()?;
+    // Of two users who publish one port only one may have it, until pasta does.
+    let ports = Path::new(paths::RUN).join("ports.lock");
+    let _ports = if profile.publish.is_empty() { None } else { Some(runtime::lock_file(&ports)?) };
     let plan = plan::make(config, profile, account)?;
     start::start(&plan, alive)?;
     log.event(Level::Info, "jail-raised", &[("user", &account.name), ("profile", &profile.name)]);

@@ -35,6 +35,15 @@ pub(super) enum Outcome {
 /// # Errors
 /// [`Error::NotRaised`] with `ojail-init`'s own sentence; nothing is left behind then.
 pub fn start(plan: &Plan, alive: File) -> Result<()> {
+    raise(plan, alive).inspect_err(|_| {
+        if let Some(upper) = &plan.upper {
+            upper.undo();
+        }
+        cgroup::tidy(&plan.user);
+    })
+}
+
+fn raise(plan: &Plan, alive: File) -> Result<()> {
     let program = paths::init();
     let (ours, theirs) = UnixStream::pair().act("make", "a socket pair")?;
     // A fresh program with an empty environment: nothing of the login process' memory gets near the jail. The two
@@ -82,10 +91,6 @@ pub fn start(plan: &Plan, alive: File) -> Result<()> {
             why.push_str(&format!(": {}", text.trim().replace('\n', "; ")));
         }
     }
-    if let Some(upper) = &plan.upper {
-        upper.undo();
-    }
-    cgroup::tidy(&plan.user);
     // A door may have been hung that was never opened.
     Corner::of(&plan.user).sweep()?;
     Err(why)

@@ -182,11 +182,44 @@ fn an_upper_on_xfs_with_files_from_before_keeps_to_its_limit() {
     // Without a limit first; what is there by then counts as soon as there is one.
     machine.root("cp /etc/ojail/ojail.toml /root/; sed -i '/^limits/d' /etc/ojail/ojail.toml").ok();
     machine.ssh("alice", "mkdir -p /var/tmp/a/b; dd if=/dev/zero of=/var/tmp/a/b/file bs=1M count=20 status=none; ln -s x /var/tmp/a/link; mkfifo /var/tmp/a/fifo").ok();
+    machine.ssh("alice", "sudo rm -r /usr/share/menu /etc/motd; sudo ln -s there /etc/link").ok();
+    let told = machine.ssh("alice", "stat -c '%F %U %y' /var/tmp/a/link /var/tmp/a/fifo /etc/link").text();
     machine.root("ojail stop alice; cp /root/ojail.toml /etc/ojail/").ok();
     let full = machine.ssh("alice", "dd if=/dev/zero of=/var/tmp/more bs=1M count=20 status=none").fails();
-    assert!(full.stderr.contains("Disk quota exceeded"), "{full}");
+    // XFS tells a full project as a full disk.
+    assert!(full.stderr.contains("No space left on device"), "{full}");
     let used = status(&machine)["disk"]["used"].as_u64().unwrap();
     assert!((20 << 20..=24 << 20).contains(&used), "{used}");
-    // Names move about as before.
-    machine.ssh("alice", "rm /var/tmp/more; mv /var/tmp/a /var/tmp/c; mv /var/tmp/c/b/file /var/tmp/file; rm /etc/motd; rm -r /var/tmp/c").ok();
+    machine.ssh("alice", "rm /var/tmp/more").ok();
+    // What cannot be opened was made anew, and is as it was; and names move about as before, also over whiteouts.
+    assert_eq!(
+        machine.ssh("alice", "stat -c '%F %U %y' /var/tmp/a/link /var/tmp/a/fifo /etc/link").text(),
+        told
+    );
+    let rename = "sudo perl -e 'rename(\"/etc/link\", \"/etc/other\") or die $!; mkdir(\"/usr/share/menu\") or die $!; \
+                  rename(\"/var/tmp/a/fifo\", \"/var/tmp/a/pipe\") or die $!; open(F, \">\", \"/etc/motd\") or die $!'";
+    machine.ssh("alice", rename).ok();
+    assert!(
+        machine
+            .ssh("alice", "ls /etc/.ojail.new /var/tmp/a/.ojail.new")
+            .fails()
+            .stderr
+            .contains("No such file")
+    );
+    machine
+        .ssh(
+            "alice",
+            "mv /var/tmp/a /var/tmp/c; mv /var/tmp/c/b/file /var/tmp/file; rm /etc/motd; rm -r /var/tmp/c",
+        )
+        .ok();
+}
+
+#[test]
+fn quotas_that_are_counted_and_not_enforced_are_no_limit() {
+    lab::require!(lab::must::machines());
+    let machine = setup().boot();
+    machine.root("sed -i 's/ prjquota / defaults /' /usr/lib/lab/fstab; systemctl stop ssh; umount -R /srv/overlay && mount --all --fstab /usr/lib/lab/fstab; systemctl start ssh").ok();
+    let check = machine.root("ojail check").run();
+    assert!(check.stdout.contains("counted and not enforced; mount it with `prjquota`"), "{check}");
+    machine.ssh("alice", "true").fails();
 }
