@@ -13,7 +13,7 @@ use std::path::Path;
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, Timespec, Timestamps, chownat, fstat, fstatfs, mknodat,
-    openat, readlinkat, renameat, statat, symlinkat, unlinkat, utimensat,
+    openat, readlinkat, renameat, statat, symlinkat, utimensat,
 };
 use serde::Serialize;
 
@@ -193,32 +193,33 @@ fn enter(dir: OwnedFd, project: u32) -> io::Result<(Dir, OwnedFd)> {
 /// Makes a link, a whiteout or a fifo anew: it cannot be opened to be given a project, and outside of it, it could not be renamed in
 /// its directory any more (`EXDEV`), nor could overlayfs put something in the place of a whiteout.
 fn remake(dir: &OwnedFd, name: &CStr, kind: FileType) -> io::Result<()> {
-    const NEW: &CStr = c".ojail.new";
-    let old = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if name == NEW {
-        return Ok(unlinkat(dir, name, AtFlags::empty())?);
-    }
-    match unlinkat(dir, NEW, AtFlags::empty()) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-        Err(e) => return Err(e.into()),
-    }
-    match kind {
-        FileType::Symlink => symlinkat(readlinkat(dir, name, Vec::new())?.as_c_str(), dir, NEW)?,
-        FileType::CharacterDevice | FileType::Fifo | FileType::Socket => {
-            mknodat(dir, NEW, kind, Mode::from_raw_mode(old.st_mode & 0o7777), old.st_rdev)?;
+    let old = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        // The new name of another, read ahead and renamed since.
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        old => old?,
+    };
+    let make = |new: &str| match kind {
+        FileType::Symlink => symlinkat(readlinkat(dir, name, Vec::new())?.as_c_str(), dir, new),
+        _ => mknodat(dir, new, kind, Mode::from_raw_mode(old.st_mode & 0o7777), old.st_rdev),
+    };
+    let mut number = 0;
+    let new = loop {
+        let new = format!(".ojail.{number}");
+        match make(&new) {
+            // The user's own, or of a walk that was cut short: either way it stays.
+            Err(rustix::io::Errno::EXIST) => number += 1,
+            made => break made.map(|()| new)?,
         }
-        _ => return Ok(()),
-    }
+    };
     let (uid, gid) = (rustix::fs::Uid::from_raw(old.st_uid), rustix::fs::Gid::from_raw(old.st_gid));
-    chownat(dir, NEW, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-    #[allow(clippy::cast_possible_wrap, reason = "nanoseconds are below a thousand millions")]
+    chownat(dir, new.as_str(), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     let time = |tv_sec, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec as _ };
     let times = Timestamps {
         last_access: time(old.st_atime, old.st_atime_nsec),
         last_modification: time(old.st_mtime, old.st_mtime_nsec),
     };
-    utimensat(dir, NEW, &times, AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(renameat(dir, NEW, dir, name)?)
+    utimensat(dir, new.as_str(), &times, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(renameat(dir, new.as_str(), dir, name)?)
 }
 
 fn open(path: &Path) -> Result<OwnedFd> {
