@@ -49,10 +49,14 @@ fn a_jailed_watcher_gets_nothing_of_a_login_process_as_the_user_or_as_root() {
 fn root_of_the_host_who_watches_so_gets_hold_of_them() {
     lab::require_root!();
     let host = host("");
+    // A login process runs a program that is not at its place inside. So does this one, from its first moment, and for longer.
+    let hold = "cp /bin/sleep /root/gone; exec 9< /root/gone; rm /root/gone; echo held; exec sleep 300";
+    let holder = host.root(hold).spawn();
+    holder.wait_for("held");
+    let program = format!("/proc/{}/fd/9", host.root("pgrep -f 'sleep 300' | head -1").text());
     let watcher = host.root("/usr/libexec/ojail/ojail-probe --watch");
-    // A login process runs a program that is not at its place inside; so does this one, and for longer.
     let attempts = watch(&host, watcher, |_| {
-        host.root("cp /bin/sleep /root/gone; /root/gone 0.3 & sleep 0.05; rm /root/gone; wait").ok();
+        host.exec([&*program, "0.3"]).ok();
     });
     for attack in ["ptrace", "pidfd_getfd", "open /proc/PID/exe", "open /proc/PID/root", "open /proc/PID/mem"]
     {
