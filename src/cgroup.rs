@@ -6,9 +6,9 @@
 //! `cron.service`) is moved beside PID 1 when it joins.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::sys::stat::{major, minor};
 
@@ -173,12 +173,24 @@ fn systemd_version() -> Result<u32> {
 
 /// Runs a tool to its end, and returns what it says.
 fn said(command: &mut Command, name: &str) -> Result<String> {
-    let output = command.stdin(std::process::Stdio::null()).output().act("run", name)?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    let mut tool = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .act("run", name)?;
+    let [mut out, mut err] = [String::new(), String::new()];
+    if let (Some(stdout), Some(stderr)) = (&mut tool.stdout, &mut tool.stderr) {
+        // Neither says much.
+        stdout.read_to_string(&mut out).act("hear from", name)?;
+        stderr.read_to_string(&mut err).act("hear from", name)?;
     }
-    let why = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-    Err(unenforceable(format!("{name}: {why}")))
+    // A process that ignores the end of its children (atd does) is told no status: then a complaint is a failure. That the
+    // limits are as they should be is read back anyway.
+    if tool.wait().map_or(err.trim().is_empty(), |status| status.success()) {
+        return Ok(out);
+    }
+    Err(unenforceable(format!("{name}: {}", err.trim().replace('\n', "; "))))
 }
 
 /// In `ojail-init`, before it leaves the host: sees to it that this process, and all that it will start, is under the limits.

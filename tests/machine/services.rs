@@ -68,8 +68,8 @@ fn a_job_of_at_runs_in_the_jail() {
     let job = "(cat /proc/1/comm; id -un) > ~/new; mv ~/new ~/by-at\n";
     let hand_in = "cd ~atta && exec setpriv --reuid=atta --regid=atta --init-groups \
                    env HOME=/home/atta LOGNAME=atta USER=atta at now";
-    machine.root(hand_in).stdin(job).ok();
     let did = || machine.root("cat ~atta/by-at").run().text();
+    machine.root(hand_in).stdin(job).ok();
     until("the job ran", || !did().is_empty());
     assert_eq!(did(), "ojail-init\natta");
 }
