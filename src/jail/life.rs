@@ -159,6 +159,8 @@ impl Life {
 
     /// Moves on to the next phase if it is time. Returns why, when the jail is over.
     fn advance(&mut self) -> Option<&'static str> {
+        // First, because the end of the network changes the phase.
+        self.reap();
         let now = Instant::now();
         match self.phase {
             Phase::Ending(deadline, why) => {
@@ -268,6 +270,7 @@ impl Life {
     fn answer(&mut self, number: usize, request: Request) -> Option<Answer> {
         match request {
             Request::Join(guest) => {
+                self.reap();
                 if matches!(self.phase, Phase::Ending(..)) {
                     return Some(Answer::Closing);
                 }
@@ -360,8 +363,7 @@ impl Life {
 
     /// Whether anything but PID 1 and its network lives inside. If that cannot be told, something does: a jail never ends by
     /// mistake.
-    fn occupied(&mut self) -> bool {
-        self.reap();
+    fn occupied(&self) -> bool {
         self.guests().is_none_or(|guests| !guests.is_empty())
     }
 
