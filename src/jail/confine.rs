@@ -139,12 +139,16 @@ fn bound(wanted: &CapsHashSet) -> Result<()> {
     // By number and up to the kernel's own last one: a capability newer than any list must go too.
     let mut is = 0;
     for number in 0..u64::BITS {
-        let Some(has) = sys::bounding_set_has(number) else { break };
-        if has && wanted & (1 << number) == 0 {
-            sys::drop_from_bounding_set(number).act("drop from the bounding set", number.to_string())?;
+        // Unasked, for what is gone can go again; asking first would take as long as all the reading back.
+        if wanted & (1 << number) == 0 {
+            match sys::drop_from_bounding_set(number) {
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => break,
+                dropped => dropped.act("drop from the bounding set", number.to_string())?,
+            }
         }
-        if sys::bounding_set_has(number) == Some(true) {
-            is |= 1 << number;
+        match sys::bounding_set_has(number) {
+            Some(has) => is |= u64::from(has) << number,
+            None => break,
         }
     }
     if is & !wanted == 0 {
