@@ -67,6 +67,9 @@ install:
 	install -D -m 0644 $(TARGET)/release/libpam_ojail.so $(PAMDIR)/pam_ojail.so
 	install -D -m 0644 conf/pam-configs/ojail $(DESTDIR)/usr/share/pam-configs/ojail
 	install -D -m 0644 conf/tmpfiles.d/ojail.conf $(DESTDIR)/usr/lib/tmpfiles.d/ojail.conf
+	install -d -m 0755 $(DESTDIR)/usr/lib/systemd/system
+	sed 's|/usr/sbin/|$(PREFIX)/sbin/|' conf/systemd/ojail-tidy.service > $(DESTDIR)/usr/lib/systemd/system/ojail-tidy.service
+	install -m 0644 conf/systemd/ojail-tidy.timer $(DESTDIR)/usr/lib/systemd/system/ojail-tidy.timer
 	[ -e $(DESTDIR)/etc/ojail/ojail.toml ] || install -D -m 0644 conf/ojail.toml $(DESTDIR)/etc/ojail/ojail.toml
 
 ## make uninstall  removes what `make install` put there; configuration, layers and uppers stay
@@ -76,4 +79,5 @@ uninstall:
 	    echo "Run 'pam-auth-update --disable ojail', or take the line out of them, first." >&2; exit 1; }
 	rm -f $(DESTDIR)$(PREFIX)/sbin/ojail $(DESTDIR)$(PREFIX)/bin/ojail-shell $(PAMDIR)/pam_ojail.so
 	rm -f $(DESTDIR)/usr/share/pam-configs/ojail $(DESTDIR)/usr/lib/tmpfiles.d/ojail.conf
+	rm -f $(DESTDIR)/usr/lib/systemd/system/ojail-tidy.service $(DESTDIR)/usr/lib/systemd/system/ojail-tidy.timer
 	rm -rf $(DESTDIR)$(PREFIX)/libexec/ojail

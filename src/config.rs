@@ -30,6 +30,8 @@ pub struct Config {
     pub storage: Storage,
     /// How ids are chosen.
     pub ids: Ids,
+    /// How long what a reset cleared is kept.
+    pub reset: Reset,
     /// Profiles by name.
     pub profiles: BTreeMap<String, Profile>,
     /// Who gets which profile; the first that matches decides.
@@ -49,6 +51,15 @@ pub struct Storage {
     pub asidedirs: PathBuf,
     /// Where an administrator sees merged jails.
     pub jails: PathBuf,
+}
+
+/// The retention of what resets set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reset {
+    /// How long each is kept.
+    pub keep: Duration,
+    /// Bytes that those of one user may take together; the oldest go first.
+    pub max_size: Option<u64>,
 }
 
 /// The pool of id ranges, and who may be jailed.
@@ -281,6 +292,8 @@ struct RawConfig {
     #[serde(default)]
     ids: RawIds,
     #[serde(default)]
+    reset: RawReset,
+    #[serde(default)]
     profiles: BTreeMap<Spanned<String>, RawProfile>,
     #[serde(default)]
     rules: Vec<Spanned<RawRule>>,
@@ -302,6 +315,13 @@ struct RawIds {
     first: Option<Spanned<u32>>,
     last: Option<Spanned<u32>>,
     min_uid: Option<Spanned<u32>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawReset {
+    keep: Option<Spanned<String>>,
+    max_size: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -367,9 +387,6 @@ impl Names {
     }
 }
 
-/// Keys of the design that this version does not have yet. Refused by name: a limit that is ignored is worse than none.
-const NOT_YET: [&str; 1] = ["reset"];
-
 /// Parses a configuration. `file` is only named in mistakes.
 ///
 /// # Errors
@@ -382,13 +399,14 @@ pub fn parse(file: &Path, text: &str) -> Result<Config, Mistake> {
     let raw: RawConfig = toml::from_str(text).map_err(|e| source.syntax(&e))?;
     let storage = source.storage(raw.storage)?;
     let ids = source.ids(&raw.ids)?;
+    let reset = source.reset(&raw.reset)?;
     let mut profiles = BTreeMap::new();
     for (name, raw) in raw.profiles {
         let profile = source.profile(name.get_ref(), name.span(), raw)?;
         profiles.insert(profile.name.clone(), profile);
     }
     let rules = raw.rules.into_iter().map(|rule| source.rule(rule, &profiles)).collect::<Result<_, _>>()?;
-    Ok(Config { storage, ids, profiles, rules })
+    Ok(Config { storage, ids, reset, profiles, rules })
 }
 
 /// The text that is parsed, to turn a place in it into a line and a key.
@@ -434,9 +452,6 @@ impl Source<'_> {
         let message = error.message();
         let mut words = message.split('`');
         let why = match (words.next(), words.next()) {
-            (Some("unknown field "), Some(key)) if NOT_YET.contains(&key) => {
-                format!("`{key}` is not supported by this version; remove it")
-            }
             (Some("unknown field "), Some(key)) => {
                 let (_, known) = message.split_once(", expected ").unwrap_or_default();
                 format!("unknown key `{key}`; known here: {}", known.trim_start_matches("one of "))
@@ -495,6 +510,21 @@ impl Source<'_> {
             }
         }
         Ok(storage)
+    }
+
+    fn reset(&self, raw: &RawReset) -> Result<Reset, Mistake> {
+        let keep = raw.keep.as_ref().map_or(Ok(DEFAULT_RESET_KEEP), |text| self.duration(text))?;
+        Ok(Reset { keep, max_size: self.size("reset.max_size", raw.max_size.as_ref(), 0)? })
+    }
+
+    fn duration(&self, text: &Spanned<String>) -> Result<Duration, Mistake> {
+        duration(text.get_ref()).ok_or_else(|| {
+            let why = format!(
+                "\"{}\" is no duration; write it like \"90s\", \"15m\", \"12h\" or \"7d\"",
+                text.get_ref()
+            );
+            self.mistake(Some(text.span()), why)
+        })
     }
 
     fn ids(&self, raw: &RawIds) -> Result<Ids, Mistake> {
@@ -576,16 +606,7 @@ impl Source<'_> {
             let why = "limits.disk and limits.inodes need `writable = true`: a read-only jail has no upper";
             return Err(self.mistake(Some(at.span()), why));
         }
-        let keep_warm = match &raw.keep_warm {
-            None => DEFAULT_KEEP_WARM,
-            Some(text) => duration(text.get_ref()).ok_or_else(|| {
-                let why = format!(
-                    "\"{}\" is no duration; write it like \"90s\", \"15m\", \"12h\" or \"7d\"",
-                    text.get_ref()
-                );
-                self.mistake(Some(text.span()), why)
-            })?,
-        };
+        let keep_warm = raw.keep_warm.as_ref().map_or(Ok(DEFAULT_KEEP_WARM), |text| self.duration(text))?;
         let binds = raw.binds.iter().map(|bind| self.bind(bind)).collect::<Result<Vec<_>, _>>()?;
         for (i, bind) in binds.iter().enumerate() {
             if binds[..i].iter().any(|other| other.target == bind.target) {
@@ -722,6 +743,9 @@ impl Source<'_> {
 /// A quarter of an hour: what was put into `/tmp` by one `scp` is still there for the `ssh` after it.
 const DEFAULT_KEEP_WARM: Duration = Duration::from_secs(15 * 60);
 
+/// A week: long enough for somebody to come back from a weekend and miss something.
+const DEFAULT_RESET_KEEP: Duration = Duration::from_secs(7 * 86_400);
+
 /// Reads `0`, `90s`, `15m`, `12h`, `7d`; at most a year.
 fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
@@ -789,9 +813,17 @@ profile = "nginx"
     }
 
     #[test]
-    fn a_key_of_a_later_version_is_refused_as_such() {
-        let text = mistake(&with("reset = { keep = \"7d\" }"));
-        assert!(text.contains("`reset` is not supported by this version"), "{text}");
+    fn the_retention_of_resets_has_a_duration_and_a_size() {
+        let parse = |text: &str| {
+            parse(Path::new("ojail.toml"), &format!("{text}\n{}", with(""))).map(|config| config.reset)
+        };
+        assert_eq!(parse("").unwrap(), Reset { keep: Duration::from_secs(7 * 86_400), max_size: None });
+        let some = parse("[reset]\nkeep = \"12h\"\nmax_size = \"2G\"").unwrap();
+        assert_eq!(some, Reset { keep: Duration::from_secs(43_200), max_size: Some(2 << 30) });
+        let why = parse("[reset]\nkeep = \"soon\"").unwrap_err().to_string();
+        assert!(why.starts_with("ojail.toml:2: reset.keep: \"soon\" is no duration"), "{why}");
+        let why = parse("[reset]\nmax_size = \"much\"").unwrap_err().to_string();
+        assert!(why.contains("reset.max_size: \"much\" is no size"), "{why}");
     }
 
     #[test]

@@ -221,6 +221,55 @@ pub enum Error {
         sessions: String,
     },
 
+    /// Nothing of this name is set aside.
+    #[error("nothing called \"{name}\" is set aside for {user}; `ojail reset --list {user}` shows what is")]
+    NotAside {
+        /// Whose.
+        user: String,
+        /// The name, escaped.
+        name: String,
+    },
+
+    /// Nothing is set aside.
+    #[error("nothing is set aside for {user}; there is nothing to undo")]
+    NothingAside {
+        /// Whose.
+        user: String,
+    },
+
+    /// A snapshot is copied back, not put back.
+    #[error("\"{name}\" is a snapshot of {user}; `ojail snapshot restore {user} {name}` goes back to it")]
+    IsSnapshot {
+        /// Whose.
+        user: String,
+        /// Its name.
+        name: String,
+    },
+
+    /// The configuration has no such profile.
+    #[error("there is no profile \"{0}\" in {file}", file = crate::paths::CONFIG)]
+    NoSuchProfile(String),
+
+    /// A path inside a jail that cannot be one.
+    #[error("{option} {path} {why}")]
+    BadPath {
+        /// Where it was given.
+        option: &'static str,
+        /// The path, escaped.
+        path: String,
+        /// What is wrong, and the mend.
+        why: String,
+    },
+
+    /// Something of this name is there already.
+    #[error("something called \"{name}\" is there already for {user}; choose another name")]
+    IsAside {
+        /// Whose.
+        user: String,
+        /// The name.
+        name: String,
+    },
+
     /// The user is not jailed, so there is nothing to act on.
     #[error("{user} is not jailed: {why}")]
     NotJailed {

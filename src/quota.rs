@@ -6,7 +6,6 @@
 //! directory is in the same project, or overlayfs could not rename from there (`EXDEV`).
 
 use std::ffi::CStr;
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -17,9 +16,10 @@ use rustix::fs::{
 };
 use serde::Serialize;
 
+use crate::account::Username;
 use crate::config::{Limits, Storage};
 use crate::error::{Act, Error, Result};
-use crate::store::Upper;
+use crate::store::{self, Upper};
 use crate::sys;
 
 /// What an upper takes at the moment.
@@ -76,7 +76,7 @@ const RESERVE: (u64, u64) = (1 << 20, 64);
 ///
 /// # Errors
 /// [`Error::Limit`], [`Error::Act`].
-pub fn apply(upper: &Upper, storage: &Storage, limits: &Limits, first: u32) -> Result<()> {
+pub fn apply(upper: &Upper, user: &Username, storage: &Storage, limits: &Limits, first: u32) -> Result<()> {
     let paths = [upper.base.join(&upper.upper), upper.base.join(&upper.work)];
     let dirs = [open(&paths[0])?, open(&paths[1])?];
     let own = |project: u32| project.checked_sub(first).is_some_and(|number| number < 65_536);
@@ -89,7 +89,7 @@ pub fn apply(upper: &Upper, storage: &Storage, limits: &Limits, first: u32) -> R
         return Ok(());
     }
     look(storage, limits)?;
-    let project = if own(now) { now } else { unused(storage, &paths[0], first)? };
+    let project = if own(now) { now } else { unused(storage, user, first)? };
     let (bytes, inodes) =
         (limits.disk.map_or(0, |most| most + RESERVE.0), limits.inodes.map_or(0, |most| most + RESERVE.1));
     sys::set_project_quota(&dirs[0], project, bytes, inodes).act("set the quota of", &paths[0])?;
@@ -141,15 +141,13 @@ pub fn usage(upper: &Path) -> Option<Use> {
 }
 
 /// A project of this user's that no upper of theirs which was set aside still has: what is set aside must not count.
-fn unused(storage: &Storage, upper: &Path, first: u32) -> Result<u32> {
-    let shelf = storage.asidedirs.join(upper.file_name().unwrap_or_default());
+fn unused(storage: &Storage, user: &Username, first: u32) -> Result<u32> {
     let mut taken = Vec::new();
-    for entry in fs::read_dir(&shelf).into_iter().flatten() {
-        let path = entry.act("list", &shelf)?.path();
+    for path in store::others(storage, user)? {
         taken.extend(open(&path).ok().and_then(|dir| sys::project(&dir).ok()).map(|(project, _)| project));
     }
     let free = (first..first.saturating_add(65_536)).find(|project| !taken.contains(project));
-    free.ok_or_else(|| refuse(&shelf, "has used up all project ids of this user"))
+    free.ok_or_else(|| refuse(&storage.asidedirs.join(user), "has used up all project ids of this user"))
 }
 
 /// Gives a whole tree to a project, from the top down. What is right already is passed over, so that a walk that was cut short is

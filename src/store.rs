@@ -121,35 +121,26 @@ fn one_mount(storage: &Storage) -> Result<()> {
     Ok(())
 }
 
-/// Sets the user's upper aside, in one rename: nothing is deleted, and a crash leaves exactly the old or the new.
-/// The next raise makes a fresh one. Returns where it went; `None` if there was nothing to clear.
-///
-/// The caller holds the user's lock and has made sure that the jail is gone.
+/// Where other uppers of this user may be, set aside or about to be deleted (`aside` makes them).
 ///
 /// # Errors
-/// [`Error::Act`], [`Error::Unfit`].
-pub fn set_aside(storage: &Storage, user: &Username, stamp: &str) -> Result<Option<PathBuf>> {
-    let upper = storage.upperdirs.join(user);
-    match fs::symlink_metadata(&upper) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        meta => meta.act("examine", &upper)?,
-    };
-    check(storage)?;
-    roots_own_way(&storage.asidedirs)?;
-    let shelf = storage.asidedirs.join(user);
-    private_dir(&storage.asidedirs)?;
-    private_dir(&shelf)?;
-    let mut aside = shelf.join(stamp);
-    let mut again = 1;
-    while fs::symlink_metadata(&aside).is_ok() {
-        again += 1;
-        aside = shelf.join(format!("{stamp}-{again}"));
+/// [`Error::Act`] if a directory cannot be read.
+pub fn others(storage: &Storage, user: &Username) -> Result<Vec<PathBuf>> {
+    let trash = storage.asidedirs.join(".trash");
+    let mut uppers = Vec::new();
+    for (dir, whose) in [(storage.asidedirs.join(user), String::new()), (trash, format!("{user}@"))] {
+        let entries = match fs::read_dir(&dir) {
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            entries => entries.act("list", &dir)?,
+        };
+        for entry in entries {
+            let entry = entry.act("list", &dir)?;
+            if entry.file_name().to_string_lossy().starts_with(&whose) {
+                uppers.push(entry.path().join("upper"));
+            }
+        }
     }
-    fs::rename(&upper, &aside).act("set aside", &upper)?;
-    for dir in [&shelf, &storage.upperdirs] {
-        fs::File::open(dir).and_then(|dir| dir.sync_all()).act("sync", dir)?;
-    }
-    Ok(Some(aside))
+    Ok(uppers)
 }
 
 /// Every user who has an upper.

@@ -213,6 +213,14 @@ fn names(dir: &OwnedFd) -> rustix::io::Result<std::vec::IntoIter<CString>> {
     Ok(names.into_iter())
 }
 
+/// Opens a directory, which is no link, to walk over it. The path up to it is root's own.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn open(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(|e| failed("open", path, e))
+}
+
 /// What a tree takes, its top included. What is mounted in it is not counted.
 ///
 /// # Errors
@@ -308,7 +316,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn open(path: &Path) -> OwnedFd {
-        rustix::fs::open(path, DIRECTORY, Mode::empty()).unwrap()
+        super::open(path).unwrap()
     }
 
     fn told(top: &Path) -> Vec<String> {

@@ -137,9 +137,9 @@ fn a_broken_configuration_refuses_everybody_but_root() {
         ),
         ("a name with a bell", profile("hostname = \"a\\u0007\""), vec!["ojail.toml:3", "is no host name"]),
         (
-            "a key of the future",
+            "a retention in a profile",
             profile("reset = { keep = \"7d\" }"),
-            vec!["ojail.toml:3", "`reset` is not supported by this version"],
+            vec!["ojail.toml:3", "unknown key `reset`"],
         ),
         ("a wrong type", profile("root = \"yes\""), vec!["ojail.toml:3: profiles.debian.root"]),
         (

@@ -9,6 +9,8 @@ mod reset;
 mod status;
 mod stop;
 mod terminal;
+mod tidy;
+mod undo;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -83,13 +85,26 @@ enum Verb {
     },
     /// Clear a user's changes: the next login finds the layers as they are
     ///
-    /// The changes are set aside, not deleted. A home directory of the host's is not touched. Refused while sessions are open.
-    Reset {
+    /// The changes are set aside, not deleted; `ojail undo` puts them back. A home directory of the host's is not touched. Refused
+    /// while sessions are open.
+    Reset(reset::Reset),
+    /// Put back what a reset cleared; what that replaces is set aside in turn
+    Undo {
         /// Whose jail
         user: String,
+        /// Not the last, but the one of this name (`ojail reset --list USER`)
+        name: Option<String>,
         /// End open sessions first
         #[arg(long)]
         force: bool,
+    },
+    /// Delete what is set aside and past its retention (`[reset]` in the configuration)
+    ///
+    /// A systemd timer does this every day.
+    Tidy {
+        /// Tell what would be deleted, and delete nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -111,7 +126,9 @@ pub fn main() -> ExitCode {
         Verb::Status { user, json } => as_root().and_then(|()| status::run(&user, json)),
         Verb::Enter { user, command } => as_root().and_then(|()| enter::run(&user, &command)),
         Verb::Stop { user } => as_root().and_then(|()| stop::run(&user)),
-        Verb::Reset { user, force } => as_root().and_then(|()| reset::run(&user, force)),
+        Verb::Reset(reset) => as_root().and_then(|()| reset::run(&reset)),
+        Verb::Undo { user, name, force } => as_root().and_then(|()| undo::run(&user, name.as_deref(), force)),
+        Verb::Tidy { dry_run } => as_root().and_then(|()| tidy::run(dry_run)),
     };
     done.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "ojail: {error}");
@@ -144,4 +161,10 @@ fn jailed<'a>(config: &'a Config, user: &str) -> Result<(Account, &'a Profile)> 
         Decision::Jailed { profile, .. } => Ok((account, profile)),
         Decision::Exempt(why) => Err(Error::NotJailed { user: account.name, why: why.to_string() }),
     }
+}
+
+/// The name of a user's profile; `None` for who is not jailed, or gone.
+fn profile_of(config: &Config, user: &Username) -> Option<String> {
+    let (_, profile) = jailed(config, user.as_str()).ok()?;
+    Some(profile.name.clone())
 }

@@ -201,7 +201,7 @@ fn count(number: u64) -> String {
 }
 
 /// With a binary unit, as the configuration writes them.
-fn bytes(number: u64) -> String {
+pub(super) fn bytes(number: u64) -> String {
     let (mut whole, mut rest, mut unit) = (number, 0, "B");
     for next in ["KiB", "MiB", "GiB", "TiB"] {
         if whole < 1024 {

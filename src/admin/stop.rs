@@ -7,7 +7,7 @@ use crate::account::{self, Username};
 use crate::error::{Error, Result};
 use crate::jail::end;
 use crate::runtime::Corner;
-use crate::store;
+use crate::{aside, store};
 
 pub(super) fn run(user: &str) -> Result<ExitCode> {
     let user = username(user)?;
@@ -22,13 +22,14 @@ pub(super) fn run(user: &str) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A name that is neither a user's nor an upper's is a slip of the pen, and must not look like success.
+/// A name that is neither a user's nor one of an upper, set aside or not, is a slip of the pen, and must not look like success.
 pub(super) fn known(user: &Username) -> Result<()> {
     match account::lookup(user.as_str()) {
         Ok(_) => Ok(()),
         // Somebody who is gone, whose upper is not.
         Err(Error::NoSuchUser(name)) => {
-            if store::owners(&configuration()?.storage)?.contains(user) {
+            let storage = configuration()?.storage;
+            if store::owners(&storage)?.contains(user) || aside::owners(&storage)?.contains(user) {
                 Ok(())
             } else {
                 Err(Error::NoSuchUser(name))

@@ -65,18 +65,23 @@ pub(super) struct RawLimits {
 impl Source<'_> {
     pub(super) fn limits(&self, raw: &RawLimits) -> Result<Limits, Mistake> {
         Ok(Limits {
-            memory: self.bytes("memory", raw.memory.as_ref(), least::MEMORY)?,
+            memory: self.size("limits.memory", raw.memory.as_ref(), least::MEMORY)?,
             tasks: self.count("tasks", raw.tasks.as_ref(), least::TASKS)?,
             cpu: raw.cpu.as_ref().map(|cpu| self.per_cent(cpu)).transpose()?,
-            io: self.bytes("io", raw.io.as_ref(), least::IO)?,
-            disk: self.bytes("disk", raw.disk.as_ref(), least::DISK)?,
+            io: self.size("limits.io", raw.io.as_ref(), least::IO)?,
+            disk: self.size("limits.disk", raw.disk.as_ref(), least::DISK)?,
             inodes: self.count("inodes", raw.inodes.as_ref(), least::INODES)?,
         })
     }
 
-    fn bytes(&self, key: &str, value: Option<&Spanned<String>>, least: u64) -> Result<Option<u64>, Mistake> {
+    pub(super) fn size(
+        &self,
+        key: &str,
+        value: Option<&Spanned<String>>,
+        least: u64,
+    ) -> Result<Option<u64>, Mistake> {
         let Some(text) = value else { return Ok(None) };
-        let refuse = |why: String| Err(self.mistake(Some(text.span()), format!("limits.{key}: {why}")));
+        let refuse = |why: String| Err(self.mistake(Some(text.span()), format!("{key}: {why}")));
         match bytes(text.get_ref()) {
             None => refuse(format!(
                 "\"{}\" is no size; write it like \"512K\", \"300M\", \"2G\" or \"1T\" (powers of 1024)",

@@ -83,7 +83,7 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
     //    under its quota. Before anything is mounted: a limit that cannot be held is a jail that is not raised.
     cgroup::settle(&plan.user, plan.uid, &plan.limits, &plan.storage)?;
     if let Some(upper) = &plan.upper {
-        quota::apply(upper, &plan.storage, &plan.limits, ids::to_outside(&plan.uid_map, 0))?;
+        quota::apply(upper, &plan.user, &plan.storage, &plan.limits, ids::to_outside(&plan.uid_map, 0))?;
     }
 
     // 4. Mount images. In the host's mount namespace, so that all jails share one mount; later there is only our own.

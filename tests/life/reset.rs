@@ -71,7 +71,7 @@ fn a_reset_clears_the_changes_sets_them_aside_whole_and_spares_the_home() {
         session.finish().fails();
         let aside = aside(&host);
         assert_eq!(aside.len(), 1, "{aside:?}");
-        let aside = format!("/srv/overlay/asidedirs/alice/{}", aside[0]);
+        let aside = format!("/srv/overlay/asidedirs/alice/{}/upper", aside[0]);
         assert!(said.contains(&aside), "{said}");
         assert_eq!(digest(&host, &aside), upper, "{command}: what was set aside is not what was there");
         assert!(!host.path("/srv/overlay/upperdirs/alice").exists());
@@ -92,7 +92,7 @@ fn a_second_reset_keeps_what_the_first_set_aside() {
         host.ssh("alice", &format!("echo {number} > /var/tmp/number")).ok();
         host.root("ojail reset alice").ok();
     }
-    let kept = host.root("cat /srv/overlay/asidedirs/alice/*/var/tmp/number | sort").text();
+    let kept = host.root("cat /srv/overlay/asidedirs/alice/*/upper/var/tmp/number | sort").text();
     assert_eq!(kept, "1\n2\n3");
     let said = host.root("ojail reset alice").text();
     assert!(said.contains("changed nothing"), "{said}");

@@ -1,0 +1,64 @@
+//! `ojail tidy`: deletes what is past its retention. Run by a timer, and by hand.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use super::{configuration, say};
+use crate::account::Username;
+use crate::aside::{self, Record, Shelf, Why};
+use crate::config::Config;
+use crate::error::Result;
+use crate::runtime::Corner;
+use crate::walk;
+
+pub(super) fn run(dry_run: bool) -> Result<ExitCode> {
+    let config = configuration()?;
+    let mut failed = false;
+    let mut complain = |what: &dyn std::fmt::Display| {
+        failed = true;
+        let _ = writeln!(std::io::stderr(), "ojail: {what}");
+    };
+    let mut number = 0;
+    for user in aside::owners(&config.storage)? {
+        let corner = Corner::of(&user);
+        // Held for a few renames only: a login must not wait for a deletion.
+        match corner.lock().and_then(|_lock| discard(&config, &user, dry_run)) {
+            Ok(names) => {
+                number += names.len();
+                for name in names {
+                    let would = if dry_run { "would delete" } else { "deleting" };
+                    say(format_args!("{user}: {would} what was set aside as {name}"));
+                }
+            }
+            Err(e) => complain(&format_args!("{user}: {e}")),
+        }
+    }
+    if !dry_run {
+        for error in aside::empty(&config.storage, None)? {
+            complain(&error);
+        }
+    }
+    if number == 0 && !failed {
+        say("Nothing is past its retention.");
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Takes what is past its retention off a user's shelf, and returns the names. The caller holds the user's lock.
+pub(super) fn discard(config: &Config, user: &Username, dry_run: bool) -> Result<Vec<String>> {
+    let shelf = Shelf::of(&config.storage, user);
+    if !dry_run {
+        shelf.settle()?;
+    }
+    let now = Record::of(Why::Reset, None).at;
+    let size = |entry: &aside::Entry| Ok(walk::size(walk::open(&entry.upper())?)?.bytes);
+    let expired = aside::expired(shelf.entries()?, now, config.reset.keep, config.reset.max_size, size)?;
+    let mut names = Vec::new();
+    for entry in expired {
+        if !dry_run {
+            shelf.discard(&entry)?;
+        }
+        names.push(entry.name);
+    }
+    Ok(names)
+}
