@@ -220,18 +220,20 @@ impl<'a> Shelf<'a> {
     /// [`Error::Act`], [`Error::Unfit`]; then nothing has changed.
     pub fn put_back(&self, entry: &Entry, record: Record) -> Result<Option<Entry>> {
         self.ready()?;
+        let stamp = stamp()?;
         let Some(record) = self.step(&entry.dir, record)? else { return Ok(None) };
         // Under the name of its own time. If a kill comes first, it only keeps the old one.
-        let stamp = stamp()?;
         for number in 1.. {
             let name = numbered(&stamp, number);
             let dir = self.dir.join(&name);
             match renameat_with(CWD, &entry.dir, CWD, &dir, RenameFlags::NOREPLACE) {
                 Err(rustix::io::Errno::EXIST) => {}
-                renamed => {
-                    renamed.act("rename", &entry.dir)?;
-                    sync(&self.dir)?;
+                Ok(()) => {
+                    let _ = sync(&self.dir);
                     return Ok(Some(Entry { name, record, dir }));
+                }
+                Err(_) => {
+                    return Ok(Some(Entry { name: entry.name.clone(), record, dir: entry.dir.clone() }));
                 }
             }
         }
@@ -258,10 +260,21 @@ impl<'a> Shelf<'a> {
             (None, Some(_)) => (&other, &upper, RenameFlags::NOREPLACE),
             (None, None) => return self.discard_dir(dir).map(|()| None),
         };
-        renameat_with(CWD, from, CWD, to, how)
-            .act("change places of", format!("{} and {}", upper.display(), other.display()))?;
-        sync(&self.storage.upperdirs)?;
-        self.settled(dir)
+        // Opened before: behind the rename nothing may fail that can fail here.
+        let uppers = File::open(&self.storage.upperdirs).act("open", &self.storage.upperdirs)?;
+        let change = |from, to| renameat_with(CWD, from, CWD, to, how);
+        change(from, to).act("change places of", format!("{} and {}", upper.display(), other.display()))?;
+        if let Err(e) = uppers.sync_all() {
+            // Not known to be on the disk: what is reported as failed has not happened.
+            let _ = change(to, from);
+            let _ = remove(&next);
+            return Err(e).act("sync", &self.storage.upperdirs);
+        }
+        // What fails from here on is done by the next act on this shelf.
+        Ok(match self.settled(dir) {
+            Ok(settled) => settled,
+            Err(_) => old.map(|_| record),
+        })
     }
 
     /// Takes an entry off the shelf, to be deleted by [`empty`].

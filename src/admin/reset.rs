@@ -119,13 +119,13 @@ fn clear(config: &Config, user: &Username, force: bool, paths: Paths) -> Result<
     if !force {
         nobody_is_in(&corner)?;
     }
+    let shelf = Shelf::of(&config.storage, user);
+    let changed = store::owners(&config.storage)?.contains(user);
+    // Before anything ends: what cannot be begun, on a full disk for one, ends nobody's work.
+    let draft = if changed { Some(shelf.draft()?) } else { None };
     let ended = end::end(&corner)?;
     let mut cleared = Cleared { ended, aside: None, unchanged: Vec::new() };
-    if !store::owners(&config.storage)?.contains(user) {
-        return Ok(cleared);
-    }
-    let shelf = Shelf::of(&config.storage, user);
-    let draft = shelf.draft()?;
+    let Some(draft) = draft else { return Ok(cleared) };
     let mut record = Record::of(Why::Reset, profile_of(config, user));
     (record.keep, record.only) = (paths.keep, paths.only);
     cleared.aside = draft.commit(record)?;

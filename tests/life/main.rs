@@ -1,10 +1,12 @@
 //! The life of a jail, from outside: sessions, their ends, what stays and what goes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "what was covered is told in figures, with --nocapture")]
 
 #[path = "../common/mod.rs"]
 mod common;
 
+mod atomic;
 mod ends;
 mod enter;
 mod files;
