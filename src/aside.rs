@@ -10,6 +10,7 @@
 //! That step is one rename, of the user's upper with the entry's if there is one. The record names the upper that it is about
 //! by inode number, so after a kill at any moment one look tells on which side of the step it was ([`Shelf::settle`]).
 
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -86,11 +87,14 @@ impl Entry {
     /// The tree.
     #[must_use]
     pub fn upper(&self) -> PathBuf {
-        self.dir.join(UPPER)
+        self.dir.join(UPPER_NAME)
     }
 }
 
-const UPPER: &str = "upper";
+/// The name of the tree in an entry.
+pub const UPPER: &CStr = c"upper";
+/// The same, as a path takes it.
+const UPPER_NAME: &str = "upper";
 const RECORD: &str = "record.json";
 const NEXT: &str = "next.json";
 
@@ -243,7 +247,7 @@ impl<'a> Shelf<'a> {
     /// The step: the user's upper and the entry's change places. `None`: there was no upper of the user's, so nothing is left
     /// of the entry.
     fn step(&self, dir: &Path, mut record: Record) -> Result<Option<Record>> {
-        let (upper, other) = (self.storage.upperdirs.join(&self.user), dir.join(UPPER));
+        let (upper, other) = (self.storage.upperdirs.join(&self.user), dir.join(UPPER_NAME));
         let inode = |path: &Path| match fs::symlink_metadata(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             meta => meta.act("examine", path).map(|meta| Some(meta.ino())),
@@ -315,10 +319,16 @@ pub struct Draft<'a> {
 }
 
 impl Draft<'_> {
+    /// The entry itself.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where the user's new upper is put together.
     #[must_use]
     pub fn upper(&self) -> PathBuf {
-        self.dir.join(UPPER)
+        self.dir.join(UPPER_NAME)
     }
 
     /// Makes the step: the user has the new upper, and the old one is on the shelf. `None`: there was no old one.
@@ -378,7 +388,7 @@ enum State {
 
 impl State {
     fn of(dir: &Path) -> Result<Self> {
-        let upper = match fs::symlink_metadata(dir.join(UPPER)) {
+        let upper = match fs::symlink_metadata(dir.join(UPPER_NAME)) {
             Err(e) if e.kind() == ErrorKind::NotFound => None,
             meta => Some(meta.act("examine", dir)?.ino()),
         };
@@ -412,7 +422,7 @@ pub fn empty(storage: &Storage, until: Option<Instant>) -> Result<Vec<Error>> {
     let dir = openat(CWD, &trash, flags, Mode::empty()).act("open", &trash)?;
     let mut left = Vec::new();
     for name in names {
-        let Ok(name) = std::ffi::CString::new(name.as_bytes()) else { continue };
+        let Ok(name) = CString::new(name.as_bytes()) else { continue };
         match walk::remove(dir.as_fd(), &name, until) {
             Ok(true) => {}
             Ok(false) => break,

@@ -20,6 +20,7 @@ pub mod admin;
 pub mod aside;
 pub mod cgroup;
 pub mod config;
+pub mod copy;
 pub mod error;
 pub mod ids;
 pub mod jail;
@@ -34,6 +35,7 @@ pub mod policy;
 pub mod quota;
 pub mod runtime;
 pub mod seccomp;
+pub mod spare;
 pub mod store;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -19,8 +19,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fgetxattr, fstat, lgetxattr, llistxattr,
-    openat2, statat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags, fgetxattr, fsetxattr, fstat,
+    lgetxattr, llistxattr, openat2, statat,
 };
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -357,6 +357,14 @@ pub fn is_opaque(dir: impl AsFd) -> rustix::io::Result<bool> {
         Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
         Err(e) => Err(e),
     }
+}
+
+/// Makes a directory hide those of its name in the layers below it.
+///
+/// # Errors
+/// What `fsetxattr(2)` says.
+pub fn set_opaque(dir: impl AsFd) -> rustix::io::Result<()> {
+    fsetxattr(dir, OPAQUE, b"y", XattrFlags::empty())
 }
 
 /// The extended attributes of something in a directory, with their values, sorted: access lists (`system.posix_acl_*`) and

@@ -121,6 +121,15 @@ fn one_mount(storage: &Storage) -> Result<()> {
     Ok(())
 }
 
+/// Makes an empty upper.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn fresh(path: &Path) -> Result<()> {
+    // 0755: this becomes the mode of `/` inside, where everybody must get through.
+    dir(path, 0o755).map(drop)
+}
+
 /// Where other uppers of this user may be, set aside or about to be deleted (`aside` makes them).
 ///
 /// # Errors

@@ -1,7 +1,8 @@
 //! `ojail reset USER`, which is also `ojail-shell --reset USER`: clears what the user changed; and what came of resets.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,16 +13,17 @@ use tabled::settings::Style;
 
 use super::list::{Session, local_time};
 use super::status::bytes;
-use super::{configuration, profile_of, say, stop, username};
+use super::{configuration, jailed, profile_of, say, stop, username};
 use crate::account::Username;
-use crate::aside::{self, Entry, Record, Shelf, Why};
+use crate::aside::{self, Draft, Entry, Record, Shelf, Why};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Act, Error, Result};
 use crate::jail::door::{Answer, Door, Request};
 use crate::jail::end;
 use crate::log::{Level, Log};
+use crate::lower::Lower;
 use crate::runtime::Corner;
-use crate::{store, walk};
+use crate::{layers, spare, store, walk};
 
 /// What a reset deletes of older ones' uppers before it returns. The rest is `ojail tidy`'s.
 const TIDY: Duration = Duration::from_secs(1);
@@ -48,7 +50,7 @@ pub(super) struct Reset {
     #[arg(long, conflicts_with = "user")]
     all: bool,
     /// With --all: only those whose profile this is
-    #[arg(long, requires = "all")]
+    #[arg(long, requires = "all", conflicts_with = "user")]
     profile: Option<String>,
     /// Show what is set aside and can be put back with `ojail undo`
     #[arg(long, conflicts_with_all = ["all", "keep", "only", "dry_run", "force"])]
@@ -126,6 +128,9 @@ fn clear(config: &Config, user: &Username, force: bool, paths: Paths) -> Result<
     let ended = end::end(&corner)?;
     let mut cleared = Cleared { ended, aside: None, unchanged: Vec::new() };
     let Some(draft) = draft else { return Ok(cleared) };
+    if !(paths.keep.is_empty() && paths.only.is_empty()) {
+        cleared.unchanged = spared(config, user, &draft, &paths)?;
+    }
     let mut record = Record::of(Why::Reset, profile_of(config, user));
     (record.keep, record.only) = (paths.keep, paths.only);
     cleared.aside = draft.commit(record)?;
@@ -134,6 +139,20 @@ fn clear(config: &Config, user: &Username, force: bool, paths: Paths) -> Result<
         Log::open("ojail").event(Level::Info, "reset", &[("user", user), ("aside", &aside.display())]);
     }
     Ok(cleared)
+}
+
+/// Puts into the draft what is to be spared. Returns named paths at which there was nothing.
+fn spared(config: &Config, user: &Username, draft: &Draft<'_>, paths: &Paths) -> Result<Vec<PathBuf>> {
+    let (_, profile) = jailed(config, user.as_str())?;
+    let lower = Lower::of(&layers::resolve(&config.storage, &profile.layers)?)?;
+    if !paths.keep.is_empty() {
+        let old = walk::open(&config.storage.upperdirs.join(user))?;
+        store::fresh(&draft.upper())?;
+        return spare::keep(&old, &walk::open(&draft.upper())?, &lower, &paths.keep);
+    }
+    let (uppers, shelf) = (walk::open(&config.storage.upperdirs)?, walk::open(draft.dir())?);
+    let name = CString::new(user.as_str()).map_err(std::io::Error::other).act("name", user.as_str())?;
+    spare::all_but((uppers.as_fd(), &name), (shelf.as_fd(), aside::UPPER), &lower, &paths.only)
 }
 
 /// Refuses while sessions are open: what somebody is at must not vanish by an administrator's slip.

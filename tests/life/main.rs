@@ -16,3 +16,4 @@ mod log;
 mod planted;
 mod reset;
 mod sessions;
+mod spare;
