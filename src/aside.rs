@@ -370,6 +370,9 @@ impl Draft<'_> {
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
         if !self.done && !matches!(State::of(&self.dir), Ok(State::Whole(_) | State::Done(_))) {
+            if fs::remove_dir(&self.dir).is_ok() {
+                return;
+            }
             // If this fails too, the next act on this user's shelf does it.
             let _ = self.shelf.discard_dir(&self.dir);
         }

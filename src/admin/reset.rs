@@ -18,8 +18,8 @@ use crate::account::Username;
 use crate::aside::{self, Draft, Entry, Record, Shelf, Why};
 use crate::config::Config;
 use crate::error::{Act, Error, Result};
-use crate::jail::door::{Answer, Door, Request};
-use crate::jail::end;
+use crate::jail::door::{Answer, Door, Guest, Request};
+use crate::jail::end::{self, Ended};
 use crate::log::{Level, Log};
 use crate::lower::Lower;
 use crate::runtime::Corner;
@@ -125,7 +125,7 @@ fn clear(config: &Config, user: &Username, force: bool, paths: Paths) -> Result<
     let changed = store::owners(&config.storage)?.contains(user);
     // Before anything ends: what cannot be begun, on a full disk for one, ends nobody's work.
     let draft = if changed { Some(shelf.draft()?) } else { None };
-    let ended = end::end(&corner)?;
+    let ended = ended(&corner, force)?;
     let mut cleared = Cleared { ended, aside: None, unchanged: Vec::new() };
     let Some(draft) = draft else { return Ok(cleared) };
     if !(paths.keep.is_empty() && paths.only.is_empty()) {
@@ -155,20 +155,34 @@ fn spared(config: &Config, user: &Username, draft: &Draft<'_>, paths: &Paths) ->
     spare::all_but((uppers.as_fd(), &name), (shelf.as_fd(), aside::UPPER), &lower, &paths.only)
 }
 
-/// Refuses while sessions are open: what somebody is at must not vanish by an administrator's slip.
+/// Refuses while sessions are open: what somebody is at must not vanish by an administrator's slip. One may begin right
+/// after this; [`ended`] sees that one too.
 pub(super) fn nobody_is_in(corner: &Corner) -> Result<()> {
     let Some(door) = Door::knock(corner)? else { return Ok(()) };
     match door.ask(&Request::Status)? {
         None => Ok(()),
         Some(Answer::Status(status)) if status.sessions.is_empty() => Ok(()),
-        Some(Answer::Status(status)) => {
-            let sessions: Vec<String> =
-                status.sessions.into_iter().map(|guest| Session::of(guest).to_string()).collect();
-            Err(Error::InUse { user: corner.user().to_string(), sessions: sessions.join("; ") })
-        }
+        Some(Answer::Status(status)) => Err(in_use(corner, status.sessions)),
         // Raised by another version, which cannot be asked: somebody may be in.
         Some(answer) => Err(Error::Door { user: corner.user().to_string(), answer: format!("{answer:?}") }),
     }
+}
+
+/// Ends the jail, with open sessions only by force. Returns whether there was one.
+pub(super) fn ended(corner: &Corner, force: bool) -> Result<bool> {
+    if force {
+        return end::end(corner);
+    }
+    match end::end_if_empty(corner)? {
+        Ended::Now => Ok(true),
+        Ended::Before => Ok(false),
+        Ended::Not(sessions) => Err(in_use(corner, sessions)),
+    }
+}
+
+fn in_use(corner: &Corner, sessions: Vec<Guest>) -> Error {
+    let sessions: Vec<String> = sessions.into_iter().map(|guest| Session::of(guest).to_string()).collect();
+    Error::InUse { user: corner.user().to_string(), sessions: sessions.join("; ") }
 }
 
 /// `--dry-run`.

@@ -6,7 +6,6 @@ use super::list::local_time;
 use super::{configuration, profile_of, reset, say, stop, username};
 use crate::aside::{Record, Shelf, Why};
 use crate::error::{Error, Result};
-use crate::jail::end;
 use crate::log::{Level, Log};
 use crate::runtime::Corner;
 
@@ -28,10 +27,7 @@ pub(super) fn run(user: &str, name: Option<&str>, force: bool) -> Result<ExitCod
     if entry.record.why == Why::Snapshot {
         return Err(Error::IsSnapshot { user: user.to_string(), name: entry.name });
     }
-    if !force {
-        reset::nobody_is_in(&corner)?;
-    }
-    if end::end(&corner)? {
+    if reset::ended(&corner, force)? {
         say(format_args!("The jail of {user} has ended."));
     }
     let back = entry.upper();

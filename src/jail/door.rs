@@ -33,6 +33,8 @@ pub enum Request {
     Status,
     /// End the jail.
     Stop,
+    /// End the jail unless a session is open. The answer is [`Answer::Closing`], or who is in.
+    StopIfEmpty,
 }
 
 /// A session, as others see it in `ojail list`.
@@ -57,7 +59,7 @@ pub struct Guest {
 pub enum Answer {
     /// Come in.
     Welcome(House),
-    /// The jail is ending, or was raised on other terms and is empty: raise a new one.
+    /// The jail is ending. To a session that wanted in: raise a new one.
     Closing,
     /// Not to you: the jail was raised for another uid, and is in use.
     Stranger {

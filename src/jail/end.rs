@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::door::{Door, Request};
+use super::door::{Answer, Door, Guest, Request};
 use crate::cgroup;
 use crate::error::{Error, Result};
 use crate::runtime::Corner;
@@ -14,18 +14,58 @@ use crate::runtime::Corner;
 /// How long a jail has to end by itself: its own grace between SIGTERM and SIGKILL, and some more.
 const PATIENCE: Duration = Duration::from_secs(6);
 
+/// What came of [`end_if_empty`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It has ended, and nothing of it is left.
+    Now,
+    /// There was none.
+    Before,
+    /// It lives on, because of these sessions.
+    Not(Vec<Guest>),
+}
+
 /// Ends the jail and everything in it; returns when nothing of it is left. The caller holds the user's lock, so that
 /// no login raises a new one meanwhile. `Ok(false)`: there was none.
 ///
 /// # Errors
 /// [`Error::StillEnding`] if even SIGKILL did not help.
 pub fn end(corner: &Corner) -> Result<bool> {
-    let Some(door) = Door::knock(corner)? else {
-        // PID 1 may be dead and its login processes not yet.
-        return if corner.gone(PATIENCE)? { Ok(false) } else { Err(still(corner)) };
-    };
+    let Some(door) = Door::knock(corner)? else { return nothing_left(corner).map(|()| false) };
     let members = Members::of(&door);
     door.tell(&Request::Stop)?;
+    finish(corner, &door, members).map(|()| true)
+}
+
+/// As [`end`], but only if no session is open. PID 1 itself decides, and is the one who lets sessions in: each either began
+/// before, and is named here, or finds a jail that is ending, and waits for the caller's lock to raise another. What
+/// lingers without a session is ended.
+///
+/// # Errors
+/// [`Error::StillEnding`] if even SIGKILL did not help. [`Error::Door`], [`Error::Act`] if PID 1 cannot be asked: somebody
+/// may be in. Should it hear of this later, it will decide then.
+pub fn end_if_empty(corner: &Corner) -> Result<Ended> {
+    let Some(door) = Door::knock(corner)? else { return nothing_left(corner).map(|()| Ended::Before) };
+    let members = Members::of(&door);
+    let unknown = |answer: String| Err(Error::Door { user: corner.user().to_string(), answer });
+    match door.ask(&Request::StopIfEmpty)? {
+        Some(Answer::Closing) => {}
+        Some(Answer::Status(status)) => return Ok(Ended::Not(status.sessions)),
+        Some(answer) => return unknown(format!("{answer:?}")),
+        // It ended by itself, or is of a version that hangs up on what it does not understand.
+        None if door.wait_for_end(PATIENCE)? => {}
+        None => return unknown("none".into()),
+    }
+    finish(corner, &door, members).map(|()| Ended::Now)
+}
+
+/// PID 1 may be dead and its login processes not yet.
+fn nothing_left(corner: &Corner) -> Result<()> {
+    if corner.gone(PATIENCE)? { Ok(()) } else { Err(still(corner)) }
+}
+
+/// Sees to it that nothing is left of a jail that was told to end.
+fn finish(corner: &Corner, door: &Door, members: Option<Members>) -> Result<()> {
     if !door.wait_for_end(PATIENCE)? {
         // It did not listen (or was stopped). The kernel ends every process of the namespace with its PID 1.
         let _ = pidfd_send_signal(door.init(), Signal::KILL);
@@ -45,7 +85,7 @@ pub fn end(corner: &Corner) -> Result<bool> {
     // A PID 1 that had to be killed could not take its door away.
     corner.sweep()?;
     cgroup::tidy(corner.user());
-    Ok(true)
+    Ok(())
 }
 
 fn still(corner: &Corner) -> Error {

@@ -288,19 +288,31 @@ impl Life {
                 self.glance = GLANCES.0;
                 Some(Answer::Welcome(self.house.welcome.clone()))
             }
-            Request::Status => Some(Answer::Status(Status {
-                profile: self.house.profile.clone(),
-                terms: self.house.terms,
-                since: self.house.since,
-                sessions: self.callers.iter().filter_map(|caller| caller.guest.clone()).collect(),
-                processes: self.guests().unwrap_or_default().len(),
-                publish: self.house.publish.clone(),
-            })),
+            Request::Status => Some(Answer::Status(self.status())),
+            // Decided here, where sessions begin: none can come between the look and the end.
+            Request::StopIfEmpty => {
+                if self.sessions() > 0 && !matches!(self.phase, Phase::Ending(..)) {
+                    return Some(Answer::Status(self.status()));
+                }
+                self.end("it was stopped");
+                Some(Answer::Closing)
+            }
             // No answer: the end of the connection is the end of the jail.
             Request::Stop => {
                 self.end("it was stopped");
                 None
             }
+        }
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            profile: self.house.profile.clone(),
+            terms: self.house.terms,
+            since: self.house.since,
+            sessions: self.callers.iter().filter_map(|caller| caller.guest.clone()).collect(),
+            processes: self.guests().unwrap_or_default().len(),
+            publish: self.house.publish.clone(),
         }
     }
 

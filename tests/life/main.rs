@@ -13,6 +13,7 @@ mod files;
 mod first;
 mod ids;
 mod log;
+mod moments;
 mod planted;
 mod reset;
 mod sessions;
