@@ -60,7 +60,7 @@ fn a_home_in_the_jail_is_made_from_its_skeleton_and_goes_with_a_reset() {
     assert_eq!(host.ssh("alice", "ls -A").text(), ".bashrc\n.profile\nfile");
     assert_eq!(digest(&host, "/home/alice"), before, "the host's home has changed");
 
-    host.root("ojail reset alice").ok();
+    host.root("ojail reset --force alice").ok();
     assert_eq!(host.ssh("alice", "ls -A").text(), ".bash_logout\n.bashrc\n.profile");
 }
 

@@ -100,7 +100,7 @@ fn another_person_of_the_same_name_does_not_get_the_old_upper() {
     is_refused(&host, "the upper of alice belongs to uid 1000, but alice has uid 4321 now");
     assert!(host.path("/srv/overlay/upperdirs/alice/var/tmp/secret").exists());
     // As the sentence says.
-    host.root("ojail reset alice; rm /var/lib/ojail/users/alice.toml").ok();
+    host.root("ojail reset --force alice; rm /var/lib/ojail/users/alice.toml").ok();
     host.ssh("alice", "test ! -e /var/tmp/secret").ok();
 }
 

@@ -14,7 +14,7 @@ fn each_event_is_one_line_of_keys_and_values() {
     host.ssh("alice", "true").ok();
     until("the jail has ended", SOON, || !runs(&host, "alice"));
     host.wait_for_log("event=jail-ended");
-    host.root("ojail reset alice").ok();
+    host.root("ojail reset --force alice").ok();
     host.wait_for_log("event=reset");
     host.root("mv /srv/overlay/workdirs /srv/overlay/moved; touch /srv/overlay/workdirs").ok();
     host.ssh("alice", "true").fails();
@@ -49,7 +49,7 @@ fn a_login_works_without_a_log() {
     host.root("rm /dev/log").ok();
     assert_eq!(host.ssh("alice", "cat /proc/1/comm").text(), "ojail-init");
     until("the session is over", SOON, || sessions(&host, "alice") == 0);
-    host.root("ojail reset alice").ok();
+    host.root("ojail reset --force alice").ok();
     assert_eq!(logged(&host, "event="), 0);
 }
 

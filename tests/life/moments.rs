@@ -13,7 +13,7 @@ fn a_session_that_begins_between_the_look_and_the_end_is_not_ended() {
     for command in ["ojail reset alice", "ojail undo alice"] {
         let host = host("");
         host.ssh("alice", "echo 1 > /var/tmp/changed").ok();
-        host.root("ojail reset alice").ok();
+        host.root("ojail reset --force alice").ok();
         host.ssh("alice", "echo 2 > /var/tmp/changed").ok();
         // Each word to the jail's PID 1 takes three seconds: whatever was heard before is old by then.
         let act = host

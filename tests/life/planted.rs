@@ -160,7 +160,7 @@ for space in ("user", "trusted"):
         assert!(output.stdout.contains("ojail-init"), "{output}");
     }
     assert_eq!(host.mountinfo(), mounts);
-    host.root("ojail reset alice").ok();
+    host.root("ojail reset --force alice").ok();
     assert_eq!(host.ssh("alice", "cat /proc/1/comm").text(), "ojail-init");
 }
 
@@ -174,7 +174,7 @@ fn a_broken_name_service_in_a_jail_is_its_users_own_trouble() {
     let output = host.ssh("alice", "id -u; cat /proc/1/comm").within(SOON).run();
     assert!(!output.status.success() || output.stdout.contains("ojail-init"), "{output}");
     assert_eq!(host.ssh("bob", "id -un").text(), "bob");
-    host.root("ojail reset alice").ok();
+    host.root("ojail reset --force alice").ok();
     assert_eq!(host.ssh("alice", "id -un; cat /proc/1/comm").text(), "alice\nojail-init");
 }
 

@@ -90,7 +90,7 @@ fn a_second_reset_keeps_what_the_first_set_aside() {
     let host = host("");
     for number in ["1", "2", "3"] {
         host.ssh("alice", &format!("echo {number} > /var/tmp/number")).ok();
-        host.root("ojail reset alice").ok();
+        host.root("ojail reset --force alice").ok();
     }
     let kept = host.root("cat /srv/overlay/asidedirs/alice/*/upper/var/tmp/number | sort").text();
     assert_eq!(kept, "1\n2\n3");

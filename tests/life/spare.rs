@@ -7,7 +7,7 @@ use std::time::Duration;
 use lab::{Host, User};
 use serde_json::Value;
 
-use crate::common::{digest, host, runs, setup};
+use crate::common::{SOON, digest, host, runs, sessions, setup, until};
 
 const UPPER: &str = "/srv/overlay/upperdirs/alice";
 
@@ -221,6 +221,10 @@ fn all_of_a_profile_are_reset_and_one_who_is_in_does_not_stop_the_others() {
     }
     let session = host.ssh("dave", "echo in; sleep 300").spawn();
     session.wait_for("in");
+    // sshd ends a moment after its client.
+    until("the others have left", SOON, || {
+        ["alice", "carol", "erin"].iter().all(|user| sessions(&host, user) == 0)
+    });
     let said = host.root("ojail reset --all --profile debian").fails();
     assert_eq!(said.stdout.trim(), "3 cleared, 0 had changed nothing, 1 refused.", "{said}");
     assert!(said.stderr.starts_with("ojail: dave: sessions of dave are open"), "{said}");
@@ -237,10 +241,10 @@ fn undo_after_undo_is_where_one_was() {
     lab::require_root!();
     let host = host("");
     host.ssh("alice", "echo 1 > /var/tmp/n").ok();
-    host.root("ojail reset alice").ok();
+    host.root("ojail reset --force alice").ok();
     host.ssh("alice", "echo 2 > /var/tmp/n").ok();
     for wanted in ["1", "2", "1"] {
-        host.root("ojail undo alice").ok();
+        host.root("ojail undo --force alice").ok();
         assert_eq!(host.ssh("alice", "cat /var/tmp/n").text(), wanted);
         assert_eq!(aside(&host, "alice").len(), 1);
     }
@@ -268,7 +272,7 @@ fn what_is_set_aside_is_kept_for_as_long_as_configured() {
     for number in ["1", "2", "3"] {
         host.ssh("alice", &format!("head -c {number}000000 /dev/urandom > /var/tmp/n; chmod 000 /var/tmp/n"))
             .ok();
-        host.root("ojail reset alice").ok();
+        host.root("ojail reset --force alice").ok();
     }
     let all = aside(&host, "alice");
     assert_eq!(all.len(), 3);
@@ -318,7 +322,7 @@ fn a_deletion_is_complete_and_touches_nothing_outside() {
         format!("{}{}", digest(host, "/srv/precious"), digest(host, "/srv/overlay/lowerdirs/debian/etc"))
     };
     let before = outside(&host);
-    host.root("ojail reset alice").ok();
+    host.root("ojail reset --force alice").ok();
     let upper = aside(&host, "alice")[0]["upper"].as_str().unwrap().to_owned();
     host.root(&format!("mount --bind /srv/precious {upper}/opt/mounted")).ok();
     host.write("/etc/ojail/ojail.toml", 0o644, &(crate::common::config("") + "\n[reset]\nkeep = \"0\"\n"));

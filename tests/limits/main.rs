@@ -161,7 +161,7 @@ fn cron(machine: &Machine) {
 /// What is set aside does not count any more.
 fn reset(machine: &Machine) {
     machine.ssh("alice", "dd if=/dev/zero of=/var/tmp/file bs=1M count=20 status=none").ok();
-    machine.root("ojail reset alice").ok();
+    machine.root("ojail reset --force alice").ok();
     machine.ssh("alice", "dd if=/dev/zero of=/var/tmp/file bs=1M count=20 status=none").ok();
     let used = status(machine)["disk"]["used"].as_u64().unwrap();
     assert!((20 << 20..24 << 20).contains(&used), "{used}");

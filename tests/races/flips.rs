@@ -65,7 +65,7 @@ pub(crate) fn start(setup: Setup, prepare: &str) -> Host {
     host.root(prepare).ok();
     // What the first login and the first reset make is there from now on.
     host.ssh("alice", "true").ok();
-    host.root("ojail reset alice").ok();
+    host.root("ojail reset --force alice").ok();
     host
 }
 
@@ -152,6 +152,6 @@ pub(crate) fn comes_to_rest(host: &Host, user: &str) {
     // A jail that has no shell or no account file is a jail, of the user's own making.
     let inside = output.text() == "ojail-init" || output.stdout.is_empty();
     assert!(refused || inside, "{output}");
-    host.root("ojail-shell --reset \"$1\"").arg(user).ok();
+    host.root("ojail-shell --reset --force \"$1\"").arg(user).ok();
     assert_eq!(host.ssh(user, "cat /proc/1/comm; id -un").text(), format!("ojail-init\n{user}"));
 }
