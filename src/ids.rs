@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::account::{Account, Username};
+use crate::account::{self, Account, Username};
 use crate::config::Ids;
 use crate::error::{Act, Error, Result};
 use crate::{paths, runtime};
@@ -318,6 +318,19 @@ impl Registry {
 
     /// Nobody else may own an id of the ranges: not another's subordinate range, not the pool's, not a real user.
     fn alone(&self, user: &Username, account: &Account, ranges: Ranges, known: &Known) -> Result<()> {
+        // Two jails of one uid would share limits and, seen from the host, be one user. One who is gone shares nothing.
+        for (name, _) in known.pool.iter().filter(|(_, owner)| owner.uid == account.uid) {
+            match account::lookup(name) {
+                Ok(other) if other.uid == account.uid => {
+                    return Err(Error::IdRange(format!(
+                        "{user} and {name}, who has a jail, are both uid {}; give one of them another, or exempt {user} with a rule",
+                        account.uid
+                    )));
+                }
+                Ok(_) | Err(Error::NoSuchUser(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
         for (first, file, others) in
             [(ranges.uid, &self.subuid, &known.uids), (ranges.gid, &self.subgid, &known.gids)]
         {
@@ -649,6 +662,20 @@ mod tests {
         let bench = Bench::new();
         bench.ranges("alice", 1000).unwrap();
         assert!(bench.ranges("alice", 1007).unwrap_err().to_string().contains("belongs to uid 1000"));
+    }
+
+    #[test]
+    fn two_names_of_one_uid_have_no_two_jails() {
+        let bench = Bench::new();
+        // Who is no user of this host is gone, and their uid free to be given again.
+        bench.ranges("gone-long-ago", 1).unwrap();
+        bench.ranges("alice", 1).unwrap();
+        bench.ranges("daemon", 1).unwrap();
+        let why = bench.ranges("alicia", 1).unwrap_err().to_string();
+        assert!(
+            why.starts_with("alicia and daemon, who has a jail, are both uid 1; give one of them another"),
+            "{why}"
+        );
     }
 
     #[test]

@@ -105,6 +105,20 @@ fn another_person_of_the_same_name_does_not_get_the_old_upper() {
 }
 
 #[test]
+fn two_users_of_one_uid_do_not_both_get_a_jail() {
+    lab::require_root!();
+    let host = host("");
+    host.ssh("alice", "echo first > /var/tmp/file").ok();
+    host.root("usermod -o -u 1000 bob && usermod -aG jailed bob && chown -R bob: /home/bob").ok();
+    let said = host.ssh("bob", "cat /var/tmp/file").fails();
+    assert!(!said.stdout.contains("first"), "{said}");
+    host.wait_for_log("bob and alice, who has a jail, are both uid 1000");
+    // With the first one gone, the uid is the second one's alone.
+    host.root("ojail stop alice; userdel alice").ok();
+    assert_eq!(host.ssh("bob", "cat /proc/1/comm; ls /var/tmp").text(), "ojail-init");
+}
+
+#[test]
 fn a_uid_above_the_usual_ones_is_the_same_inside() {
     lab::require_root!();
     let host = host("");
