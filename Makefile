@@ -20,7 +20,7 @@ SHARE   := $(foreach page,$(PAGES),man/man$(subst .,,$(suffix $(page)))/$(notdir
            $(ZSH)/_ojail:$(MANUAL)/completions/_ojail \
            fish/vendor_completions.d/ojail.fish:$(MANUAL)/completions/ojail.fish
 
-.PHONY: help build programs manual test attack lint needs root install uninstall demo bench
+.PHONY: help build programs manual deb test attack lint needs root install uninstall demo bench
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -42,6 +42,14 @@ programs:
 manual:
 	$(CARGO) run --locked --quiet -p manual -- conf/man/ojail.8.in $(PREFIX)/sbin/ojail $(MANUAL)
 
+## make deb        the Debian package, in target/debian
+deb: needs
+	rm -rf $(TARGET)/debian && mkdir -p $(TARGET)/debian
+	OJAIL_DEBS=$(abspath $(TARGET)/debian) dpkg-buildpackage -us -uc -b \
+	  --buildinfo-option=-u$(TARGET)/debian --buildinfo-file=$(TARGET)/debian/ojail.buildinfo \
+	  --changes-option=-u$(TARGET)/debian --changes-file=$(TARGET)/debian/ojail.changes
+	debian/rules clean >/dev/null
+
 ## make demo       what ojail is, over a real sshd in a throw-away host (as root)
 demo: root build
 	@$(CARGO) run --release --locked --quiet -p lab --bin demo
@@ -52,7 +60,7 @@ bench: root build
 	@$(TARGET)/release/bench
 
 ## make test       unit tests; as root also the integration tests, in throw-away hosts (needs root for those)
-test: needs build
+test: needs build deb
 	$(CARGO) test --locked --workspace
 
 ## make attack     attacks jails from inside, and says what was reached, if anything was (as root)
