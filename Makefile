@@ -8,23 +8,47 @@ HOST    := $(shell rustc -vV | sed -n 's/^host: //p')
 ARCH    := $(shell gcc -print-multiarch 2>/dev/null || echo $(subst -unknown,,$(HOST)))
 PAMDIR  := $(DESTDIR)$(or $(SECUREDIR),/usr/lib/$(ARCH)/security)
 STATIC  := $(TARGET)/static/$(HOST)/release
+MANUAL  := $(TARGET)/release
+UNITDIR ?= /usr/lib/systemd/system
+UNITS   := $(notdir $(wildcard conf/systemd/*))
+# Where zsh of Debian looks, below /usr and below /usr/local.
+ZSH     := zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
+# What is installed below $(PREFIX)/share, from where: the hand-written pages, and what `make build` made.
+PAGES   := $(wildcard conf/man/*.[58]) $(MANUAL)/man/ojail.8
+SHARE   := $(foreach page,$(PAGES),man/man$(subst .,,$(suffix $(page)))/$(notdir $(page)):$(page)) \
+           bash-completion/completions/ojail:$(MANUAL)/completions/ojail \
+           $(ZSH)/_ojail:$(MANUAL)/completions/_ojail \
+           fish/vendor_completions.d/ojail.fish:$(MANUAL)/completions/ojail.fish
 
-export OJAIL_PREFIX := $(PREFIX)
-
-.PHONY: help build test attack lint needs root install uninstall demo bench
+.PHONY: help build programs manual deb test attack lint needs root install uninstall demo bench
 
 help:
 	@sed -n 's/^## //p' Makefile
 
+## make build      the programs, optimised: ojail, pam_ojail.so, and static ojail-init, ojail-shell and ojail-probe; and the manual
+build: needs programs manual
+
 # The last three are static, and at a fixed address: PID 1 of a jail then has no relocations of its own to keep in memory.
 # With --target the flags do not reach build scripts and procedural macros, which cannot be static.
-## make build      the programs, optimised: ojail, pam_ojail.so, and static ojail-init, ojail-shell and ojail-probe
-build: needs
+programs: export OJAIL_PREFIX := $(PREFIX)
+programs:
 	$(CARGO) build --release --locked -p ojail
 	$(CARGO) build --release --locked -p pam_ojail
 	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
 	  $(CARGO) build --release --locked -p ojail-shell --target $(HOST) --target-dir $(TARGET)/static
 	@echo '$(PREFIX)' > $(TARGET)/release/ojail.prefix
+
+# ojail(8) and the completions, from the definition of the flags. Not optimised: what makes them runs for a moment.
+manual:
+	$(CARGO) run --locked --quiet -p manual -- conf/man/ojail.8.in $(PREFIX)/sbin/ojail $(MANUAL)
+
+## make deb        the Debian package, in target/debian
+deb: needs
+	rm -rf $(TARGET)/debian && mkdir -p $(TARGET)/debian
+	OJAIL_DEBS=$(abspath $(TARGET)/debian) dpkg-buildpackage -us -uc -b \
+	  --buildinfo-option=-u$(TARGET)/debian --buildinfo-file=$(TARGET)/debian/ojail.buildinfo \
+	  --changes-option=-u$(TARGET)/debian --changes-file=$(TARGET)/debian/ojail.changes
+	debian/rules clean >/dev/null
 
 ## make demo       what ojail is, over a real sshd in a throw-away host (as root)
 demo: root build
@@ -36,7 +60,7 @@ bench: root build
 	@$(TARGET)/release/bench
 
 ## make test       unit tests; as root also the integration tests, in throw-away hosts (needs root for those)
-test: needs build
+test: needs build deb
 	$(CARGO) test --locked --workspace
 
 ## make attack     attacks jails from inside, and says what was reached, if anything was (as root)
@@ -67,9 +91,11 @@ install:
 	install -D -m 0644 $(TARGET)/release/libpam_ojail.so $(PAMDIR)/pam_ojail.so
 	install -D -m 0644 conf/pam-configs/ojail $(DESTDIR)/usr/share/pam-configs/ojail
 	install -D -m 0644 conf/tmpfiles.d/ojail.conf $(DESTDIR)/usr/lib/tmpfiles.d/ojail.conf
-	install -d -m 0755 $(DESTDIR)/usr/lib/systemd/system
-	sed 's|/usr/sbin/|$(PREFIX)/sbin/|' conf/systemd/ojail-tidy.service > $(DESTDIR)/usr/lib/systemd/system/ojail-tidy.service
-	install -m 0644 conf/systemd/ojail-tidy.timer $(DESTDIR)/usr/lib/systemd/system/ojail-tidy.timer
+	install -d -m 0755 $(DESTDIR)$(UNITDIR)
+	set -e; for unit in $(UNITS); do \
+	  sed 's|/usr/sbin/|$(PREFIX)/sbin/|' conf/systemd/$$unit > $(DESTDIR)$(UNITDIR)/$$unit; \
+	  chmod 0644 $(DESTDIR)$(UNITDIR)/$$unit; done
+	set -e; for file in $(SHARE); do install -D -m 0644 "$${file#*:}" "$(DESTDIR)$(PREFIX)/share/$${file%%:*}"; done
 	[ -e $(DESTDIR)/etc/ojail/ojail.toml ] || install -D -m 0644 conf/ojail.toml $(DESTDIR)/etc/ojail/ojail.toml
 
 ## make uninstall  removes what `make install` put there; configuration, layers and uppers stay
@@ -79,5 +105,6 @@ uninstall:
 	    echo "Run 'pam-auth-update --disable ojail', or take the line out of them, first." >&2; exit 1; }
 	rm -f $(DESTDIR)$(PREFIX)/sbin/ojail $(DESTDIR)$(PREFIX)/bin/ojail-shell $(PAMDIR)/pam_ojail.so
 	rm -f $(DESTDIR)/usr/share/pam-configs/ojail $(DESTDIR)/usr/lib/tmpfiles.d/ojail.conf
-	rm -f $(DESTDIR)/usr/lib/systemd/system/ojail-tidy.service $(DESTDIR)/usr/lib/systemd/system/ojail-tidy.timer
+	rm -f $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS))
+	for file in $(SHARE); do rm -f "$(DESTDIR)$(PREFIX)/share/$${file%%:*}"; done
 	rm -rf $(DESTDIR)$(PREFIX)/libexec/ojail

@@ -2,6 +2,7 @@
 //! fails with one line on standard error. Exit status: 0 done, 1 refused or failed, 2 wrong usage; `check` has its own.
 
 mod check;
+mod complete;
 mod enter;
 mod list;
 mod prove;
@@ -38,6 +39,11 @@ enum Verb {
     /// Find what is wrong, and say how to mend it: kernel, configuration, layers, PAM, sshd
     ///
     /// Exit status: 0 all is well, 1 there are warnings, 2 there are errors.
+    #[command(after_long_help = examples(&[
+        "ojail check",
+        "ojail check alice",
+        "ojail check --json | jq '.findings[] | select(.severity != \"ok\")'",
+    ]))]
     Check {
         /// Also tell whether this user is jailed, in which profile, and by which rule
         user: Option<String>,
@@ -49,6 +55,7 @@ enum Verb {
     ///
     /// Nothing is authenticated. The user's jail is raised, and PAM's modules do what they do for a session. Exit status: 0
     /// every session is jailed or refused and every attack contained, 1 otherwise.
+    #[command(after_long_help = examples(&["ojail prove alice"]))]
     Prove {
         /// A jailed user
         user: String,
@@ -57,12 +64,17 @@ enum Verb {
         json: bool,
     },
     /// List the jails: running or not, sessions, since when
+    #[command(after_long_help = examples(&[
+        "ojail list",
+        "ojail list --json | jq -r '.jails[] | select(.running) | .user'",
+    ]))]
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Show one jail in full: sessions, network, and what it takes of what it may
+    #[command(after_long_help = examples(&["ojail status alice"]))]
     Status {
         /// Whose jail
         user: String,
@@ -71,6 +83,7 @@ enum Verb {
         json: bool,
     },
     /// Open a session in a user's jail, on a terminal of its own
+    #[command(after_long_help = examples(&["ojail enter alice", "ojail enter alice -- ps aux"]))]
     Enter {
         /// Whose jail
         user: String,
@@ -79,6 +92,7 @@ enum Verb {
         command: Vec<OsString>,
     },
     /// End a user's jail and every process in it; what they changed stays
+    #[command(after_long_help = examples(&["ojail stop alice"]))]
     Stop {
         /// Whose jail
         user: String,
@@ -87,8 +101,15 @@ enum Verb {
     ///
     /// The changes are set aside, not deleted; `ojail undo` puts them back. A home directory of the host's is not touched. Refused
     /// while sessions are open.
+    #[command(after_long_help = examples(&[
+        "ojail reset alice",
+        "ojail reset alice --keep /etc/nginx --dry-run",
+        "ojail reset --all --profile debian --force",
+        "ojail reset --list alice",
+    ]))]
     Reset(reset::Reset),
     /// Put back what a reset cleared; what that replaces is set aside in turn
+    #[command(after_long_help = examples(&["ojail undo alice", "ojail undo alice 2026-11-24T09.54.46Z"]))]
     Undo {
         /// Whose jail
         user: String,
@@ -101,11 +122,29 @@ enum Verb {
     /// Delete what is set aside and past its retention (`[reset]` in the configuration)
     ///
     /// A systemd timer does this every day.
+    #[command(after_long_help = examples(&["ojail tidy --dry-run"]))]
     Tidy {
         /// Tell what would be deleted, and delete nothing
         #[arg(long)]
         dry_run: bool,
     },
+    /// Print names, one a line, for the completions of shells
+    #[command(hide = true)]
+    Complete {
+        /// Which names
+        what: complete::What,
+    },
+}
+
+/// What stands below a verb's long help and in its section of the manual. Tests parse each line as the command would.
+fn examples(lines: &[&str]) -> String {
+    format!("Examples:\n  {}", lines.join("\n  "))
+}
+
+/// The one definition of verbs and flags, from which the manual and the completions are made too.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
 }
 
 /// The whole of the command.
@@ -129,6 +168,7 @@ pub fn main() -> ExitCode {
         Verb::Reset(reset) => as_root().and_then(|()| reset::run(&reset)),
         Verb::Undo { user, name, force } => as_root().and_then(|()| undo::run(&user, name.as_deref(), force)),
         Verb::Tidy { dry_run } => as_root().and_then(|()| tidy::run(dry_run)),
+        Verb::Complete { what } => complete::run(what),
     };
     done.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "ojail: {error}");

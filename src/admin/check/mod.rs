@@ -8,7 +8,7 @@ mod ids;
 mod kernel;
 mod limits;
 pub(super) mod pam;
-mod people;
+pub(super) mod people;
 mod programs;
 mod sshd;
 mod stack;

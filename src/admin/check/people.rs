@@ -27,6 +27,11 @@ pub(super) struct People {
     pub(super) more: usize,
 }
 
+/// The names of users whom a rule may jail. Nobody is looked up: what a shell completes must be there at once.
+pub(in crate::admin) fn names(config: &Config) -> Vec<String> {
+    candidates(config, &passwd(&fs::read_to_string("/etc/passwd").unwrap_or_default()), &members)
+}
+
 /// Finds them, except for `user`, who is looked at more closely elsewhere.
 pub(super) fn find(report: &mut Report, setting: &Setting, user: Option<&str>) -> People {
     let Some(config) = &setting.config else { return People::default() };
