@@ -19,8 +19,9 @@ use crate::namespaces::{Namespaces, start_afresh};
 
 const BOUND: Duration = Duration::from_secs(30);
 
-/// How long the output of a command that ended may stay open: a daemon that it left may hold it for ever.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long the output of a command that ended may stay open: a daemon that it left may hold it for ever. On a busy machine the
+/// reader may come later than the end; half a second was too short for that.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
