@@ -237,6 +237,31 @@ fn all_of_a_profile_are_reset_and_one_who_is_in_does_not_stop_the_others() {
 }
 
 #[test]
+fn two_administrators_at_once_do_one_thing_after_the_other() {
+    lab::require_root!();
+    let host = host("");
+    host.ssh("alice", "echo 1 > /var/tmp/n").ok();
+    until("alice has left", SOON, || sessions(&host, "alice") == 0);
+    let upper = digest(&host, UPPER);
+    let both = [host.root("ojail reset alice").spawn(), host.root("ojail reset alice").spawn()];
+    let said = both.map(|reset| reset.finish().ok().text()).join("\n");
+    for words in ["alice has changed nothing", "The changes are set aside in"] {
+        assert_eq!(said.matches(words).count(), 1, "{said}");
+    }
+    assert_eq!(aside(&host, "alice").len(), 1);
+    // One resets what the other puts back, many times; at the end it is in one place or the other, and whole.
+    let acts = ["reset", "undo"]
+        .map(|act| host.root(&format!("for i in 1 2 3 4 5 6 7 8; do ojail {act} alice; done")).spawn());
+    for act in acts {
+        act.finish();
+    }
+    let places = format!("{UPPER} /srv/overlay/asidedirs/alice/*/upper");
+    let there = host.root(&format!("ls -d {places} 2>/dev/null")).run().text();
+    assert_eq!(there.lines().count(), 1, "{there}");
+    assert_eq!(digest(&host, &there), upper);
+}
+
+#[test]
 fn undo_after_undo_is_where_one_was() {
     lab::require_root!();
     let host = host("");
