@@ -5,8 +5,12 @@
 //! systemd they are those of `ojail/USER` in the cgroup v2 tree. Either way a login process that is elsewhere (cron's, in
 //! `cron.service`) is moved beside PID 1 when it joins.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -15,6 +19,7 @@ use nix::sys::stat::{major, minor};
 use crate::account::Username;
 use crate::config::{Limits, Storage};
 use crate::error::{Act, Error, Result};
+use crate::paths;
 
 /// The cgroup v2 tree of this host.
 #[derive(Debug, Clone)]
@@ -117,36 +122,19 @@ fn slice(uid: u32) -> String {
     format!("user-{uid}.slice")
 }
 
-/// The command that starts `program` where this user's processes belong. Under systemd the limits are set first.
+/// In `ojail-init`, which is as clean as it will be, with what it was started with. Under systemd it starts itself anew, as the
+/// same process, in a scope of its own in the user's slice; what systemd has against it goes to the caller.
+///
+/// By systemd-run, which also works on a host without a D-Bus daemon, where busctl does not.
 ///
 /// # Errors
-/// [`Error::Limit`] if systemd refuses them.
-pub fn launcher(
-    program: &str,
-    user: &Username,
-    uid: u32,
-    limits: &Limits,
-    storage: &Storage,
-) -> Result<Command> {
+/// [`Error::Act`], [`Error::Limit`]. Returns only then, or where there is no systemd.
+pub fn leave_session(user: &Username, uid: u32, caller: &UnixStream) -> Result<()> {
     if !systemd() {
-        return Ok(Command::new(program));
+        return Ok(());
     }
-    let settings = settings(limits, storage)?;
-    let mut properties: Vec<String> = settings.into_iter().map(|setting| setting.property).collect();
-    // What an earlier raise set and the profile does not have any more. systemd keeps one file a property there.
-    let kept = PathBuf::from("/run/systemd/system.control").join(format!("{}.d", slice(uid)));
-    for name in PROPERTIES {
-        let stale = kept.join(format!("50-{name}.conf")).exists();
-        if stale && !properties.iter().any(|property| property.split('=').next() == Some(name)) {
-            properties.push(format!("{name}="));
-        }
-    }
-    if !properties.is_empty() {
-        let mut command = Command::new("/usr/bin/systemctl");
-        command.args(["set-property", "--runtime", &slice(uid)]).args(&properties);
-        said(command.env_clear(), "systemctl set-property")?;
-    }
-    let mut command = Command::new("/usr/bin/systemd-run");
+    let caller = caller.try_clone().act("keep", "the way to the caller")?;
+    let mut command = Command::new(SYSTEMD_RUN);
     command.args(["--scope", "--quiet", "--collect", "--slice", &slice(uid)]);
     // A name of its own each time: of the last jail a login process may not have ended yet.
     command.args(["--unit", &format!("ojail-{user}-{}.scope", std::process::id())]);
@@ -156,54 +144,65 @@ pub fn launcher(
     if systemd_version()? >= 253 {
         command.args(["--property", "OOMPolicy=continue"]);
     }
-    command.args(["--", program]);
-    Ok(command)
+    command.args(["--", &paths::init()]).stderr(OwnedFd::from(caller)).env_clear();
+    Err(command.exec()).act("run", SYSTEMD_RUN)
 }
 
-/// What [`launcher`] may set on a slice.
-const PROPERTIES: [&str; 6] =
-    ["MemoryMax", "MemorySwapMax", "TasksMax", "CPUQuota", "IOReadBandwidthMax", "IOWriteBandwidthMax"];
+const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
 
 fn systemd_version() -> Result<u32> {
     // "systemd 252 (252.38-1~deb12u1)"
-    let text =
-        said(Command::new("/usr/bin/systemd-run").arg("--version").env_clear(), "systemd-run --version")?;
+    let text = said(SYSTEMD_RUN, ["--version"])?;
     Ok(text.split_whitespace().nth(1).and_then(|version| version.parse().ok()).unwrap_or(0))
 }
 
-/// Runs a tool to its end, and returns what it says.
-fn said(command: &mut Command, name: &str) -> Result<String> {
-    let mut tool = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .act("run", name)?;
-    let [mut out, mut err] = [String::new(), String::new()];
-    if let (Some(stdout), Some(stderr)) = (&mut tool.stdout, &mut tool.stderr) {
-        // Neither says much.
-        stdout.read_to_string(&mut out).act("hear from", name)?;
-        stderr.read_to_string(&mut err).act("hear from", name)?;
+/// What [`settle`] may set on a slice.
+const PROPERTIES: [&str; 6] =
+    ["MemoryMax", "MemorySwapMax", "TasksMax", "CPUQuota", "IOReadBandwidthMax", "IOWriteBandwidthMax"];
+
+/// Has systemd set the limits on the user's slice, and take away those of an earlier raise that the profile has not any more.
+fn set_on_slice(uid: u32, settings: &[Setting]) -> Result<()> {
+    let mut properties: Vec<String> = settings.iter().map(|setting| setting.property.clone()).collect();
+    // systemd keeps one file a property there.
+    let kept = PathBuf::from("/run/systemd/system.control").join(format!("{}.d", slice(uid)));
+    for name in PROPERTIES {
+        let stale = kept.join(format!("50-{name}.conf")).exists();
+        if stale && !properties.iter().any(|property| property.split('=').next() == Some(name)) {
+            properties.push(format!("{name}="));
+        }
     }
-    // A process that ignores the end of its children (atd does) is told no status: then a complaint is a failure. That the
-    // limits are as they should be is read back anyway.
-    if tool.wait().map_or(err.trim().is_empty(), |status| status.success()) {
-        return Ok(out);
+    if properties.is_empty() {
+        return Ok(());
     }
-    Err(unenforceable(format!("{name}: {}", err.trim().replace('\n', "; "))))
+    let words = ["set-property".to_owned(), "--runtime".to_owned(), slice(uid)];
+    said("/usr/bin/systemctl", words.into_iter().chain(properties)).map(drop)
+}
+
+/// Runs a tool of systemd's to its end, and returns what it says.
+fn said<S: AsRef<OsStr>>(tool: &str, arguments: impl IntoIterator<Item = S>) -> Result<String> {
+    let output =
+        Command::new(tool).args(arguments).env_clear().stdin(Stdio::null()).output().act("run", tool)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let why = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    Err(unenforceable(format!("{tool}: {why}")))
 }
 
 /// In `ojail-init`, before it leaves the host: sees to it that this process, and all that it will start, is under the limits.
-/// Reads everything back.
+/// Under systemd it is in the user's slice by now. Reads everything back.
 ///
 /// # Errors
 /// [`Error::Limit`], [`Error::Act`], [`Error::Surprise`].
 pub fn settle(user: &Username, uid: u32, limits: &Limits, storage: &Storage) -> Result<()> {
+    let settings = settings(limits, storage)?;
+    if systemd() {
+        set_on_slice(uid, &settings)?;
+    }
     if !limits.of_processes() {
         return Ok(());
     }
     let tree = Tree::fit_for(limits, storage)?;
-    let settings = settings(limits, storage)?;
     let group = tree.limited(user, uid);
     if !tree.systemd {
         let above = tree.root.join("ojail");

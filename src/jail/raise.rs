@@ -23,6 +23,7 @@ use super::plan::Plan;
 use super::start::Outcome;
 use super::tree::Tree;
 use super::{confine, door, fresh, furnish, life, network};
+use crate::account::Username;
 use crate::config::{Home, Network};
 use crate::error::{Act, Error, Result};
 use crate::log::Log;
@@ -41,6 +42,13 @@ pub fn main() {
 /// Tells the caller. `false`: there is nobody to be told any more.
 fn report(mut socket: &UnixStream, outcome: &Outcome) -> bool {
     serde_json::to_string(outcome).is_ok_and(|line| socket.write_all(format!("{line}\n").as_bytes()).is_ok())
+}
+
+/// The user of the jail, and their uid, as the caller told them. `None`: this is the new beginning of step 1.
+fn whose() -> Option<(Username, u32)> {
+    let mut arguments = std::env::args().skip(1);
+    let user = Username::parse(&arguments.next()?).ok()?;
+    Some((user, arguments.next()?.parse().ok()?))
 }
 
 /// What the host half hands to the jail half: descriptors only, all opened by host root.
@@ -64,13 +72,17 @@ const DEVICES: [(&str, u32, u32); 6] =
 fn host_half(mut socket: &UnixStream) -> Result<()> {
     // 1. Inherit nothing. The login process may have had limits, ignored signals or descriptors of the host's, and, in
     //    su, the real uid of whoever called it, who could stop us; the jail must have none of them, and the steps below
-    //    must not fail by them. First, because all else opens files.
+    //    must not fail by them. First, because all else opens files. The session's control group goes last: under systemd
+    //    this ends in a new beginning, in a scope of our own, and comes by here once more.
     sys::close_from(3).act("close", "inherited descriptors")?;
     confine::become_root(&[])?;
     sys::reset_signals().act("reset", "the signals")?;
     reset_limits()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let _ = nix::unistd::setsid();
+    if let Some((user, uid)) = whose() {
+        cgroup::leave_session(&user, uid, socket)?;
+    }
 
     // 2. Read the plan. It comes from a process that is host root, through a socket that only it holds.
     let mut text = String::new();

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -47,31 +47,28 @@ fn raise(plan: &Plan, alive: File) -> Result<()> {
     let program = paths::init();
     let (ours, theirs) = UnixStream::pair().act("make", "a socket pair")?;
     // A fresh program with an empty environment: nothing of the login process' memory gets near the jail. The two
-    // descriptors that it needs are its standard input and output; it closes whatever else it inherited.
-    let mut init = cgroup::launcher(&program, &plan.user, plan.uid, &plan.limits, &plan.storage)?
+    // descriptors that it needs are its standard input and output; it closes whatever else it inherited. Nothing else is run
+    // from here: under the limits of a login process it might fail. Whose jail it is it needs to know before it reads the plan.
+    let mut init = Command::new(&program)
+        .args([plan.user.as_str(), &plan.uid.to_string()])
         .env_clear()
         .current_dir("/")
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::from(alive))
-        .stderr(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .act("run", &program)?;
     let raised = match converse(&ours, plan) {
         // Before anybody is let in: the lock is held, and whoever is quicker than it finds a megabyte more than theirs.
-        Ok(Some(Outcome::Ready)) => match &plan.upper {
+        Ok(Outcome::Ready) => match &plan.upper {
             Some(upper) => quota::settle(upper, &plan.limits),
             None => Ok(()),
         },
-        Ok(Some(Outcome::Failed(why))) => Err(Error::NotRaised(why)),
-        Ok(None) => Err(Error::NotRaised(format!("{program} ended without a word"))),
+        Ok(Outcome::Failed(why)) => Err(Error::NotRaised(why)),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(Error::NotRaised(format!(
             "{program} has not raised the jail within {} s",
             PATIENCE.as_secs()
         ))),
-        // Its end with the plan still unread.
-        Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {
-            Err(Error::NotRaised(format!("{program} could not run")))
-        }
         Err(source) => Err(Error::Act { act: "hear from", what: program.clone(), source }),
     };
     if raised.is_err() {
@@ -84,24 +81,34 @@ fn raise(plan: &Plan, alive: File) -> Result<()> {
     // The host half has gone by now, or never will; either way its own exit says nothing that the line does not. In
     // a process that ignores SIGCHLD there is nothing left to wait for.
     let _ = init.wait();
-    let Err(mut why) = raised else { return Ok(()) };
-    // Nobody has its standard error any more, so this is read to its end at once. Only what launches it writes there.
-    if let (Error::NotRaised(why), Some(Ok(text))) = (&mut why, init.stderr.take().map(io::read_to_string)) {
-        if !text.trim().is_empty() {
-            why.push_str(&format!(": {}", text.trim().replace('\n', "; ")));
-        }
-    }
+    let Err(why) = raised else { return Ok(()) };
     // A door may have been hung that was never opened.
     Corner::of(&plan.user).sweep()?;
     Err(why)
 }
 
-fn converse(mut socket: &UnixStream, plan: &Plan) -> io::Result<Option<Outcome>> {
+/// Sends the plan, and hears what became of it.
+fn converse(mut socket: &UnixStream, plan: &Plan) -> io::Result<Outcome> {
     socket.set_read_timeout(Some(PATIENCE))?;
     // An `ojail-init` that died at once is told by the end of file below, not by this write.
     let _ = socket.write_all(&serde_json::to_vec(plan)?);
     let _ = socket.shutdown(std::net::Shutdown::Write);
-    let mut line = String::new();
-    BufReader::new(socket).read_line(&mut line)?;
-    Ok(serde_json::from_str(&line).ok())
+    // Lines that are no outcome are systemd-run's. They tell why, if none comes.
+    let mut words = Vec::new();
+    for line in BufReader::new(socket).lines() {
+        let line = match line {
+            // Its end with the plan still unread.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => break,
+            line => line?,
+        };
+        match serde_json::from_str(&line) {
+            Ok(outcome) => return Ok(outcome),
+            Err(_) => words.push(line.trim().to_owned()),
+        }
+    }
+    let mut why = format!("{} ended without a word", paths::init());
+    if !words.is_empty() {
+        why = format!("{} could not run: {}", paths::init(), words.join("; "));
+    }
+    Ok(Outcome::Failed(why))
 }

@@ -22,6 +22,9 @@ const SOON: Duration = Duration::from_secs(60);
 
 static MACHINE: Shared = Shared::new(|| setup().boot());
 
+/// What pam_limits leaves nora. In 15000 KiB of addresses there is room for a shell, and none for systemd-run.
+const NEXT_TO_NOTHING: &str = "nora - nofile 16\nnora - fsize 0\nnora - nproc 20\nnora - as 15000\n";
+
 /// Everything wired as an administrator should, for jailed users and an exempt one.
 fn setup() -> Setup {
     let users = [
@@ -34,6 +37,8 @@ fn setup() -> Setup {
         ("quinn", 1007, "rooted"),
         ("atta", 1008, "jailed"),
         ("paula", 1009, "private"),
+        ("nora", 1010, "limited"),
+        ("mira", 1011, "jailed"),
     ];
     let mut setup = lab::host();
     for (name, uid, group) in users {
@@ -52,6 +57,7 @@ fn setup() -> Setup {
             0o644,
             "[Login]\nKillUserProcesses=yes\nKillOnlyUsers=kelly\n",
         )
+        .file("/etc/security/limits.d/nora.conf", 0o644, NEXT_TO_NOTHING)
         .config(
             r#"
             [profiles.debian]
@@ -72,6 +78,14 @@ fn setup() -> Setup {
             [[rules]]
             group = "private"
             profile = "private"
+
+            [profiles.limited]
+            layers = ["debian"]
+            limits = { tasks = 50 }
+
+            [[rules]]
+            group = "limited"
+            profile = "limited"
 
             [[rules]]
             group = "rooted"

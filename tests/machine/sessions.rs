@@ -84,3 +84,41 @@ fn a_jail_that_stays_warm_keeps_no_session_of_logind_open() {
 
     assert_eq!(init(&machine, "gwen"), pid);
 }
+
+#[test]
+fn what_pam_limits_leaves_a_user_does_not_keep_their_jail_from_being_raised() {
+    lab::require!(lab::must::machines());
+    let machine = MACHINE.get();
+    let look = "cat /proc/1/comm; ulimit -n; ulimit -f; ulimit -u; ulimit -v; cat /proc/self/cgroup";
+
+    // The record of a user's ids is a file, which the first login of all writes under its own limits.
+    machine.root("ojail enter nora -- true && ojail stop nora").ok();
+
+    let inside = machine.root("exec su nora -c \"$1\"").arg(look).text();
+
+    let lines: Vec<&str> = inside.lines().collect();
+    assert_eq!(lines[..5], ["ojail-init", "16", "0", "20", "15000"], "{inside}");
+    assert!(lines[5].starts_with("0::/user.slice/user-1010.slice/"), "{inside}");
+    // The jail has none of them, and the limits of its profile.
+    let pid = init(&machine, "nora");
+    let group = machine.root(&format!("cat /proc/{pid}/cgroup")).text();
+    assert!(group.starts_with("0::/user.slice/user-1010.slice/ojail-nora-"), "{group}");
+    assert_eq!(machine.root("cat /sys/fs/cgroup/user.slice/user-1010.slice/pids.max").text(), "50");
+    let limits = machine.root(&format!("prlimit --noheadings --output=SOFT --as --fsize --pid {pid}")).text();
+    assert_eq!(limits.split_whitespace().collect::<Vec<_>>(), ["unlimited"; 2]);
+}
+
+#[test]
+fn what_systemd_has_against_a_jail_is_in_the_log() {
+    lab::require!(lab::must::machines());
+    let machine = MACHINE.get();
+    machine.root("systemctl mask --runtime user-1011.slice").ok();
+
+    machine.root("su mira -c true").fails();
+
+    let refused = machine.wait_for_log("event=refused user=mira why=\"/usr");
+    assert!(refused.contains("ojail-init could not run: "), "{refused}");
+    assert!(refused.contains("masked"), "{refused}");
+    machine.root("systemctl unmask --runtime user-1011.slice").ok();
+    assert_eq!(machine.root("su mira -c 'cat /proc/1/comm'").text(), "ojail-init");
+}
