@@ -7,6 +7,7 @@ mod enter;
 mod list;
 mod prove;
 mod reset;
+mod seats;
 mod status;
 mod stop;
 mod terminal;
@@ -63,12 +64,16 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// List the jails: running or not, sessions, since when
+    /// List the jails: running or not, sessions, what they take, since when
     #[command(after_long_help = examples(&[
         "ojail list",
+        "ojail list --sizes",
         "ojail list --json | jq -r '.jails[] | select(.running) | .user'",
     ]))]
     List {
+        /// Walk over every upper for its size, also where no quota tells it; takes as long as `du`
+        #[arg(long)]
+        sizes: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -161,7 +166,7 @@ pub fn main() -> ExitCode {
     let done = match arguments.verb {
         Verb::Check { user, json } => check::run(user.as_deref(), json),
         Verb::Prove { user, json } => as_root().and_then(|()| prove::run(&user, json)),
-        Verb::List { json } => as_root().and_then(|()| list::run(json)),
+        Verb::List { sizes, json } => as_root().and_then(|()| list::run(sizes, json)),
         Verb::Status { user, json } => as_root().and_then(|()| status::run(&user, json)),
         Verb::Enter { user, command } => as_root().and_then(|()| enter::run(&user, &command)),
         Verb::Stop { user } => as_root().and_then(|()| stop::run(&user)),

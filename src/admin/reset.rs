@@ -12,6 +12,7 @@ use tabled::builder::Builder;
 use tabled::settings::Style;
 
 use super::list::{Session, local_time};
+use super::seats::Processes;
 use super::status::bytes;
 use super::{configuration, jailed, profile_of, say, stop, username};
 use crate::account::Username;
@@ -181,7 +182,8 @@ pub(super) fn ended(corner: &Corner, force: bool) -> Result<bool> {
 }
 
 fn in_use(corner: &Corner, sessions: Vec<Guest>) -> Error {
-    let sessions: Vec<String> = sessions.into_iter().map(|guest| Session::of(guest).to_string()).collect();
+    let sessions = Session::all(sessions, &Processes::look());
+    let sessions: Vec<String> = sessions.iter().map(ToString::to_string).collect();
     Error::InUse { user: corner.user().to_string(), sessions: sessions.join("; ") }
 }
 

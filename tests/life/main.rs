@@ -16,5 +16,6 @@ mod log;
 mod moments;
 mod planted;
 mod reset;
+mod see;
 mod sessions;
 mod spare;
