@@ -4,6 +4,7 @@
 mod check;
 mod complete;
 mod enter;
+mod farewell;
 mod list;
 mod prove;
 mod reset;

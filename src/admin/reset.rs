@@ -14,7 +14,7 @@ use tabled::settings::Style;
 use super::list::{Session, local_time};
 use super::seats::Processes;
 use super::status::bytes;
-use super::{configuration, jailed, profile_of, say, stop, username};
+use super::{configuration, farewell, jailed, profile_of, say, stop, username};
 use crate::account::Username;
 use crate::aside::{self, Draft, Entry, Record, Shelf, Why};
 use crate::config::Config;
@@ -126,7 +126,7 @@ fn clear(config: &Config, user: &Username, force: bool, paths: Paths) -> Result<
     let changed = store::owners(&config.storage)?.contains(user);
     // Before anything ends: what cannot be begun, on a full disk for one, ends nobody's work.
     let draft = if changed { Some(shelf.draft()?) } else { None };
-    let ended = ended(&corner, force)?;
+    let ended = ended(&corner, force, farewell::RESET)?;
     let mut cleared = Cleared { ended, aside: None, unchanged: Vec::new() };
     let Some(draft) = draft else { return Ok(cleared) };
     if !(paths.keep.is_empty() && paths.only.is_empty()) {
@@ -169,9 +169,10 @@ pub(super) fn nobody_is_in(corner: &Corner) -> Result<()> {
     }
 }
 
-/// Ends the jail, with open sessions only by force. Returns whether there was one.
-pub(super) fn ended(corner: &Corner, force: bool) -> Result<bool> {
+/// Ends the jail, with open sessions only by force, and then with a last line to them. Returns whether there was one.
+pub(super) fn ended(corner: &Corner, force: bool, line: &'static str) -> Result<bool> {
     if force {
+        farewell::bid(corner, line);
         return end::end(corner);
     }
     match end::end_if_empty(corner)? {

@@ -9,6 +9,7 @@ mod common;
 mod atomic;
 mod ends;
 mod enter;
+mod farewell;
 mod files;
 mod first;
 mod ids;
