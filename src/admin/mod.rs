@@ -13,11 +13,13 @@ mod status;
 mod stop;
 mod terminal;
 mod tidy;
+mod top;
 mod undo;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -78,6 +80,15 @@ enum Verb {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Show the list on a terminal, live: who takes what of the processors and the memory
+    ///
+    /// Keys: c, m and u sort by cpu, memory and user; q quits. CPU is in per cent of one processor since the last look.
+    #[command(after_long_help = examples(&["ojail top", "ojail top --every 10s"]))]
+    Top {
+        /// How often to look
+        #[arg(long, value_name = "TIME", default_value = "2s", value_parser = top::interval)]
+        every: Duration,
     },
     /// Show one jail in full: sessions, network, and what it takes of what it may
     #[command(after_long_help = examples(&["ojail status alice"]))]
@@ -168,6 +179,7 @@ pub fn main() -> ExitCode {
         Verb::Check { user, json } => check::run(user.as_deref(), json),
         Verb::Prove { user, json } => as_root().and_then(|()| prove::run(&user, json)),
         Verb::List { sizes, json } => as_root().and_then(|()| list::run(sizes, json)),
+        Verb::Top { every } => as_root().and_then(|()| top::run(every)),
         Verb::Status { user, json } => as_root().and_then(|()| status::run(&user, json)),
         Verb::Enter { user, command } => as_root().and_then(|()| enter::run(&user, &command)),
         Verb::Stop { user } => as_root().and_then(|()| stop::run(&user)),

@@ -20,3 +20,4 @@ mod reset;
 mod see;
 mod sessions;
 mod spare;
+mod top;
