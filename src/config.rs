@@ -747,7 +747,7 @@ const DEFAULT_KEEP_WARM: Duration = Duration::from_secs(15 * 60);
 const DEFAULT_RESET_KEEP: Duration = Duration::from_secs(7 * 86_400);
 
 /// Reads `0`, `90s`, `15m`, `12h`, `7d`; at most a year.
-fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
         Some(at) => text.split_at(at),
         None if text == "0" => ("0", "s"),

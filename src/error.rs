@@ -291,6 +291,10 @@ pub enum Error {
         answer: String,
     },
 
+    /// Something that draws was asked to print.
+    #[error("`ojail top` draws on a terminal, and standard output is none; `ojail list` prints")]
+    NoTerminal,
+
     /// An administrator's command was given by somebody else.
     #[error("this needs root; try it with sudo")]
     NotRoot,

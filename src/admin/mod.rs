@@ -4,18 +4,22 @@
 mod check;
 mod complete;
 mod enter;
+mod farewell;
 mod list;
 mod prove;
 mod reset;
+mod seats;
 mod status;
 mod stop;
 mod terminal;
 mod tidy;
+mod top;
 mod undo;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -63,15 +67,28 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// List the jails: running or not, sessions, since when
+    /// List the jails: running or not, sessions, what they take, since when
     #[command(after_long_help = examples(&[
         "ojail list",
+        "ojail list --sizes",
         "ojail list --json | jq -r '.jails[] | select(.running) | .user'",
     ]))]
     List {
+        /// Walk over every upper for its size, also where no quota tells it; takes as long as `du`
+        #[arg(long)]
+        sizes: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Show the list on a terminal, live: who takes what of the processors and the memory
+    ///
+    /// Keys: c, m and u sort by cpu, memory and user; q quits. CPU is in per cent of one processor since the last look.
+    #[command(after_long_help = examples(&["ojail top", "ojail top --every 10s"]))]
+    Top {
+        /// How often to look
+        #[arg(long, value_name = "TIME", default_value = "2s", value_parser = top::interval)]
+        every: Duration,
     },
     /// Show one jail in full: sessions, network, and what it takes of what it may
     #[command(after_long_help = examples(&["ojail status alice"]))]
@@ -161,7 +178,8 @@ pub fn main() -> ExitCode {
     let done = match arguments.verb {
         Verb::Check { user, json } => check::run(user.as_deref(), json),
         Verb::Prove { user, json } => as_root().and_then(|()| prove::run(&user, json)),
-        Verb::List { json } => as_root().and_then(|()| list::run(json)),
+        Verb::List { sizes, json } => as_root().and_then(|()| list::run(sizes, json)),
+        Verb::Top { every } => as_root().and_then(|()| top::run(every)),
         Verb::Status { user, json } => as_root().and_then(|()| status::run(&user, json)),
         Verb::Enter { user, command } => as_root().and_then(|()| enter::run(&user, &command)),
         Verb::Stop { user } => as_root().and_then(|()| stop::run(&user)),

@@ -12,8 +12,9 @@ use tabled::builder::Builder;
 use tabled::settings::Style;
 
 use super::list::{Session, local_time};
+use super::seats::Processes;
 use super::status::bytes;
-use super::{configuration, jailed, profile_of, say, stop, username};
+use super::{configuration, farewell, jailed, profile_of, say, stop, username};
 use crate::account::Username;
 use crate::aside::{self, Draft, Entry, Record, Shelf, Why};
 use crate::config::Config;
@@ -125,7 +126,7 @@ fn clear(config: &Config, user: &Username, force: bool, paths: Paths) -> Result<
     let changed = store::owners(&config.storage)?.contains(user);
     // Before anything ends: what cannot be begun, on a full disk for one, ends nobody's work.
     let draft = if changed { Some(shelf.draft()?) } else { None };
-    let ended = ended(&corner, force)?;
+    let ended = ended(&corner, force, farewell::RESET)?;
     let mut cleared = Cleared { ended, aside: None, unchanged: Vec::new() };
     let Some(draft) = draft else { return Ok(cleared) };
     if !(paths.keep.is_empty() && paths.only.is_empty()) {
@@ -168,9 +169,10 @@ pub(super) fn nobody_is_in(corner: &Corner) -> Result<()> {
     }
 }
 
-/// Ends the jail, with open sessions only by force. Returns whether there was one.
-pub(super) fn ended(corner: &Corner, force: bool) -> Result<bool> {
+/// Ends the jail, with open sessions only by force, and then with a last line to them. Returns whether there was one.
+pub(super) fn ended(corner: &Corner, force: bool, line: &'static str) -> Result<bool> {
     if force {
+        farewell::bid(corner, line);
         return end::end(corner);
     }
     match end::end_if_empty(corner)? {
@@ -181,7 +183,8 @@ pub(super) fn ended(corner: &Corner, force: bool) -> Result<bool> {
 }
 
 fn in_use(corner: &Corner, sessions: Vec<Guest>) -> Error {
-    let sessions: Vec<String> = sessions.into_iter().map(|guest| Session::of(guest).to_string()).collect();
+    let sessions = Session::all(sessions, &Processes::look());
+    let sessions: Vec<String> = sessions.iter().map(ToString::to_string).collect();
     Error::InUse { user: corner.user().to_string(), sessions: sessions.join("; ") }
 }
 

@@ -2,20 +2,24 @@
 
 use std::fs::File;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstatvfs, openat2};
 use serde::Serialize;
 
 use super::list::{Session, local_time};
+use super::seats::Processes;
 use super::{configuration, jailed, say, username};
 use crate::account::Account;
+use crate::aside::{Shelf, Why};
 use crate::cgroup::Tree;
 use crate::config::{Config, Network, Profile};
 use crate::error::{Error, Result};
 use crate::jail::door::{Answer, Door, Request};
 use crate::jail::plan;
 use crate::runtime::Corner;
+use crate::walk::{self, Size};
 use crate::{ids, quota};
 
 /// A jail, as `--json` prints it.
@@ -45,18 +49,21 @@ struct Status {
     cpu: Amount,
     /// Most: bytes a second, each way. What is used is not counted.
     io: Amount,
-    /// Bytes of the upper; used only where there is a quota.
+    /// Bytes of the upper: the quota's figure, which has the work directory in it, or what a walk counts.
     disk: Amount,
+    /// Files, directories and the rest in the upper; as of the disk.
     inodes: Amount,
     /// Bytes in `/tmp`, `/run` and `/dev/shm`.
     in_memory: Amount,
+    /// When the last reset was, as far as what it cleared is still set aside; seconds since 1970.
+    last_reset: Option<u64>,
 }
 
 /// What is used of something, and the most that may be. `null`: not known, and not limited.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-struct Amount {
-    used: Option<u64>,
-    most: Option<u64>,
+pub(super) struct Amount {
+    pub(super) used: Option<u64>,
+    pub(super) most: Option<u64>,
 }
 
 pub(super) fn run(user: &str, json: bool) -> Result<ExitCode> {
@@ -79,7 +86,13 @@ fn status(config: &Config, profile: &Profile, account: &Account) -> Result<Statu
         Some(tree) => tree.usage(&user, account.uid),
         None => crate::cgroup::Use::default(),
     };
-    let upper = quota::usage(&config.storage.upperdirs.join(&user));
+    let path = config.storage.upperdirs.join(&user);
+    let upper = match quota::usage(&path) {
+        Some(used) => Some(Size { bytes: used.bytes, inodes: used.inodes }),
+        None => measured(&path),
+    };
+    let shelf = Shelf::of(&config.storage, &user).entries()?;
+    let reset = shelf.iter().find(|entry| entry.record.why == Why::Reset);
     let mut status = Status {
         profile: profile.name.clone(),
         layers: profile.layers.iter().map(ToString::to_string).collect(),
@@ -100,6 +113,7 @@ fn status(config: &Config, profile: &Profile, account: &Account) -> Result<Statu
         disk: Amount { used: upper.map(|used| used.bytes), most: limits.disk },
         inodes: Amount { used: upper.map(|used| used.inodes), most: limits.inodes },
         in_memory: Amount { used: None, most: limits.disk },
+        last_reset: reset.map(|entry| entry.record.at),
         user: user.to_string(),
     };
     let Some(door) = Door::knock(&Corner::of(&user))? else { return Ok(status) };
@@ -110,13 +124,19 @@ fn status(config: &Config, profile: &Profile, account: &Account) -> Result<Statu
             status.since = Some(told.since);
             status.processes = told.processes;
             status.outdated = plan::terms(profile, account)? != told.terms;
-            status.sessions = told.sessions.into_iter().map(Session::of).collect();
+            status.sessions = Session::all(told.sessions, &Processes::look());
             status.in_memory.used = in_memory(door.pid());
             Ok(status)
         }
         None => Ok(status),
         Some(answer) => Err(Error::Door { user: status.user, answer: format!("{answer:?}") }),
     }
+}
+
+/// What a walk over an upper counts. `None`: there is none, or it is changed faster than it can be walked over.
+pub(super) fn measured(upper: &Path) -> Option<Size> {
+    // A directory that its user moves meanwhile ends a walk.
+    (0..3).find_map(|_| walk::size(walk::open(upper).ok()?).ok())
 }
 
 /// Bytes in the jail's memory file system. Its `/tmp` is a mount point, so nobody inside can have put a link in its place; none
@@ -182,6 +202,7 @@ fn text(status: &Status) -> String {
     line("upper", amount(status.disk, bytes, bytes));
     line("inodes", amount(status.inodes, count, count));
     line("/tmp, /run", amount(status.in_memory, bytes, bytes));
+    line("last reset", status.last_reset.map(local_time).unwrap_or_default());
     let bold = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let title = if bold { format!("\x1b[1m{}\x1b[0m", status.user) } else { status.user.clone() };
     format!("{title}\n{}", lines.join("\n"))

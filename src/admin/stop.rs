@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{configuration, say, username};
+use super::{configuration, farewell, say, username};
 use crate::account::{self, Username};
 use crate::error::{Error, Result};
 use crate::jail::end;
@@ -14,6 +14,7 @@ pub(super) fn run(user: &str) -> Result<ExitCode> {
     known(&user)?;
     let corner = Corner::of(&user);
     let _lock = corner.lock()?;
+    farewell::bid(&corner, farewell::STOP);
     if end::end(&corner)? {
         say(format_args!("The jail of {user} has ended. What {user} changed is kept."));
     } else {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::list::local_time;
-use super::{configuration, profile_of, reset, say, stop, username};
+use super::{configuration, farewell, profile_of, reset, say, stop, username};
 use crate::aside::{Record, Shelf, Why};
 use crate::error::{Error, Result};
 use crate::log::{Level, Log};
@@ -27,7 +27,7 @@ pub(super) fn run(user: &str, name: Option<&str>, force: bool) -> Result<ExitCod
     if entry.record.why == Why::Snapshot {
         return Err(Error::IsSnapshot { user: user.to_string(), name: entry.name });
     }
-    if reset::ended(&corner, force)? {
+    if reset::ended(&corner, force, farewell::UNDO)? {
         say(format_args!("The jail of {user} has ended."));
     }
     let back = entry.upper();

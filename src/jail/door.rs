@@ -110,7 +110,7 @@ pub struct Status {
 const MAX: usize = 1 << 20;
 
 /// How long either side waits for the other: PID 1 answers in microseconds unless it was stopped.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Seconds since 1970.
 pub(super) fn now() -> u64 {
@@ -156,10 +156,7 @@ impl Door {
     pub fn knock(corner: &Corner) -> Result<Option<Self>> {
         let path = corner.door();
         let socket = seqpacket(SocketFlags::CLOEXEC).act("make", "a socket")?;
-        for timeout in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
-            sockopt::set_socket_timeout(&socket, timeout, Some(PATIENCE))
-                .act("set the timeout of", "a socket")?;
-        }
+        be_patient(&socket, PATIENCE)?;
         match connect(&socket, &SocketAddrUnix::new(&path).act("name", &path)?) {
             Ok(()) => {}
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => return Ok(None),
@@ -178,6 +175,14 @@ impl Door {
         Ok(Some(Self { user: corner.user().to_string(), socket, pid, init }))
     }
 
+    /// Waits for answers this long, instead of [`PATIENCE`].
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub fn set_patience(&self, patience: Duration) -> Result<()> {
+        be_patient(&self.socket, patience)
+    }
+
     /// Says something to which there is no answer.
     ///
     /// # Errors
@@ -194,7 +199,7 @@ impl Door {
     /// Says something and waits for the answer. `None` if the jail ended meanwhile.
     ///
     /// # Errors
-    /// [`Error::Door`] if the answer is no answer; [`Error::Act`] if there was none in 10 s.
+    /// [`Error::Door`] if the answer is no answer; [`Error::Act`] if there was none in time.
     pub fn ask(&self, request: &Request) -> Result<Option<Answer>> {
         match say(&self.socket, request).and_then(|()| hear(&self.socket)) {
             Ok(answer) => Ok(answer),
@@ -234,6 +239,13 @@ impl Door {
     pub fn into_session(self) -> OwnedFd {
         self.socket
     }
+}
+
+fn be_patient(socket: &OwnedFd, patience: Duration) -> Result<()> {
+    for timeout in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
+        sockopt::set_socket_timeout(socket, timeout, Some(patience)).act("set the timeout of", "a socket")?;
+    }
+    Ok(())
 }
 
 /// Whether there is something to read, or an end, within that time.

@@ -19,8 +19,10 @@ fn a_session_that_begins_between_the_look_and_the_end_is_not_ended() {
         let act = host
             .root(&format!("strace -o /root/said -s 200 -e inject=sendto:delay_enter=3000000 {command}"))
             .spawn();
-        until("it has begun", SOON, || {
-            fs::read_to_string(host.path("/root/said")).is_ok_and(|said| said.contains("sendto("))
+        let has_looked =
+            |line: &str| (line.contains("Status") && line.contains(" = ")) || line.contains("Stop");
+        until("it has looked, or is about to decide", SOON, || {
+            fs::read_to_string(host.path("/root/said")).is_ok_and(|said| said.lines().any(has_looked))
         });
         let session = host.ssh("alice", "echo in; read line; echo out").spawn();
         session.wait_for("in");
