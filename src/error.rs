@@ -83,6 +83,17 @@ pub enum Error {
         group: String,
     },
 
+    /// An upper of a user who has no profile, so nothing tells what layers it is of.
+    #[error(
+        "nothing tells the layers of {user}, who has an upper ({why}); name their profile: `--profile NAME`"
+    )]
+    NoProfile {
+        /// The upper's owner.
+        user: String,
+        /// Why there is none.
+        why: String,
+    },
+
     /// A layer that cannot be used.
     #[error("layer \"{name}\": {why}")]
     Layer {

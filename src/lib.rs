@@ -3,8 +3,8 @@
 //! Rooms, from pure to kernel; each knows only those above it:
 //!
 //! * [`config`], [`account`], [`policy`], [`seccomp`]: what should be. Values in, values out.
-//! * [`ids`], [`store`], `aside`, [`walk`], [`layers`], [`lower`], [`quota`], [`cgroup`], [`runtime`]: what is on disk, in control groups
-//!   and in `/run`.
+//! * [`ids`], [`store`], `aside`, [`walk`], [`layers`], [`lower`], `changes`, [`quota`], [`cgroup`], [`runtime`]: what is on disk, in
+//!   control groups and in `/run`.
 //! * [`jail`]: the story of a login: plan, raise, join, confine; and the life of a jail.
 //! * `admin`: one file per verb of the `ojail` command (feature `cli`).
 //! * [`sys`]: the only `unsafe`, but for `pam`: libpam for `ojail prove`, which opens sessions as login programs do.
@@ -19,6 +19,8 @@ pub mod admin;
 #[cfg(feature = "cli")]
 pub mod aside;
 pub mod cgroup;
+#[cfg(feature = "cli")]
+pub mod changes;
 pub mod config;
 pub mod copy;
 pub mod error;

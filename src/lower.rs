@@ -99,7 +99,7 @@ const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A directory with this is all that is seen of its name.
-const OPAQUE: &CStr = c"user.overlay.opaque";
+pub const OPAQUE: &CStr = c"user.overlay.opaque";
 
 impl Lower {
     /// Of these layers, topmost first, as [`crate::layers::resolve`] finds them. Mounts images that are not mounted yet.
@@ -337,11 +337,15 @@ pub fn view(path: &Path) -> Result<OwnedFd> {
 /// `ELOOP` for a link, `EINVAL` for anything else that is no plain file.
 pub fn open(dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = openat2(dir, name, flags, Mode::empty(), DOWN)?;
-    if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::RegularFile {
-        Ok(file.into())
-    } else {
-        Err(Errno::INVAL)
+    let is_file = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    match openat2(dir, name, flags, Mode::empty(), DOWN) {
+        Ok(file) if is_file(fstat(&file)?) => Ok(file.into()),
+        Ok(_) => Err(Errno::INVAL),
+        // What a device (a whiteout is one) or a socket says to that is no word about files.
+        Err(Errno::ACCESS | Errno::NXIO) if !is_file(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?) => {
+            Err(Errno::INVAL)
+        }
+        Err(e) => Err(e),
     }
 }
 
@@ -578,13 +582,18 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_is_not_opened_for_reading() {
+    fn nothing_but_a_plain_file_is_opened_for_reading() {
         let layers = Layers::new();
-        layers.dir("0");
-        mknodat(CWD, layers.0.path().join("0/fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        layers.dir("0/dir").whiteout("0/whiteout");
+        for (name, kind) in [("fifo", FileType::Fifo), ("socket", FileType::Socket)] {
+            mknodat(CWD, layers.0.path().join("0").join(name), kind, Mode::RUSR, 0).unwrap();
+        }
         let lower = layers.lower(1);
         let root = lower.root().unwrap();
-        assert!(root.find(c"fifo").unwrap().unwrap().open().is_err());
+        for name in [c"fifo", c"socket", c"whiteout", c"dir"] {
+            assert_eq!(open(root.dir().unwrap(), name).err(), Some(Errno::INVAL), "{name:?}");
+        }
+        assert_eq!(open(root.dir().unwrap(), c"none").err(), Some(Errno::NOENT));
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub struct Place<'a> {
     pub name: &'a CStr,
     /// Its path, relative to the top. Too long for a system call in a deep tree: for people only.
     pub path: &'a Path,
+    /// How many directories are between it and the top.
+    pub depth: usize,
 }
 
 /// What a tree takes on its file system.
@@ -182,7 +184,12 @@ impl Walk {
     }
 
     fn place(&self) -> Place<'_> {
-        Place { dir: self.dir.as_fd(), name: &self.name, path: Path::new(OsStr::from_bytes(&self.path)) }
+        Place {
+            dir: self.dir.as_fd(),
+            name: &self.name,
+            path: Path::new(OsStr::from_bytes(&self.path)),
+            depth: self.levels.len().saturating_sub(1),
+        }
     }
 
     fn failed(&self, act: &'static str, source: impl Into<io::Error>) -> Error {

@@ -3,6 +3,7 @@
 
 mod check;
 mod complete;
+mod diff;
 mod enter;
 mod farewell;
 mod list;
@@ -99,6 +100,13 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Show what a user changed: A (added), M (changed), D (deleted), and the path inside the jail
+    ///
+    /// In parentheses stands what it is, or in what it differs from the layers. A deleted directory is one line. Control characters
+    /// in names are escaped as in Rust (`\n`, `\u{1b}`, `\xff`), and a backslash is doubled. The user may be at work meanwhile. Exit
+    /// status: 0 when it is told, changes or not.
+    #[command(after_long_help = examples(&["ojail diff alice", "ojail diff alice /etc --content"]))]
+    Diff(diff::Diff),
     /// Open a session in a user's jail, on a terminal of its own
     #[command(after_long_help = examples(&["ojail enter alice", "ojail enter alice -- ps aux"]))]
     Enter {
@@ -181,6 +189,7 @@ pub fn main() -> ExitCode {
         Verb::List { sizes, json } => as_root().and_then(|()| list::run(sizes, json)),
         Verb::Top { every } => as_root().and_then(|()| top::run(every)),
         Verb::Status { user, json } => as_root().and_then(|()| status::run(&user, json)),
+        Verb::Diff(diff) => as_root().and_then(|()| diff::run(&diff)),
         Verb::Enter { user, command } => as_root().and_then(|()| enter::run(&user, &command)),
         Verb::Stop { user } => as_root().and_then(|()| stop::run(&user)),
         Verb::Reset(reset) => as_root().and_then(|()| reset::run(&reset)),

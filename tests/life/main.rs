@@ -7,6 +7,7 @@
 mod common;
 
 mod atomic;
+mod diff;
 mod ends;
 mod enter;
 mod farewell;
