@@ -57,6 +57,8 @@ fn tell(corner: &Corner, line: &str) -> Option<usize> {
     if status.sessions.is_empty() {
         return None;
     }
+    // What is opened keeps the jail's mounts in being: should this take long after all, no other overlay of the upper is mounted.
+    let _held = corner.hold().ok()?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let jail = open(format!("/proc/{}/root", door.pid()), flags, Mode::empty()).ok()?;
     // If PID 1 still lives, the number was still its own when its root was opened.
