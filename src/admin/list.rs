@@ -365,6 +365,7 @@ mod tests {
     #[test]
     fn columns_in_which_nothing_stands_are_left_away() {
         let none = |_: &Jail| String::new();
+        assert!(table(&[], none, false, WIDTH).is_empty());
         let resting = table(&[jail("alice")], none, false, WIDTH);
         assert_eq!(resting, [" USER   PROFILE  STATE", " alice  debian   not running"]);
         let running =

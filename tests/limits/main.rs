@@ -88,6 +88,19 @@ fn processes(machine: &Machine) {
     let tasks = &status(machine)["tasks"];
     assert_eq!(tasks["most"], 80);
     assert!(tasks["used"].as_u64().unwrap() > 60, "{tasks}");
+    let list: serde_json::Value = serde_json::from_str(&machine.root("ojail list --json").text()).unwrap();
+    let alice = &list["jails"][0];
+    assert_eq!(
+        (&alice["memory"]["most"], &alice["cpu"]["most"], &alice["disk"]["most"], &alice["inodes"]["most"]),
+        (&(200 << 20).into(), &90.into(), &(24 << 20).into(), &500.into())
+    );
+    for what in ["memory", "cpu", "disk", "inodes"] {
+        assert!(alice[what]["used"].as_u64().unwrap() > 0, "{what}: {alice}");
+    }
+    let table = machine.root("ojail list").text();
+    let head = table.lines().next().unwrap();
+    assert!(["MEMORY", "CPU", "UPPER", "FROM"].iter().all(|column| head.contains(column)), "{table}");
+    assert!(table.lines().all(|line| line.chars().count() < 120), "{table}");
     // Nobody else is.
     machine.ssh("carol", "true").ok();
     machine.ssh("bob", "true").ok();
