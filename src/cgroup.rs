@@ -20,6 +20,7 @@ use crate::account::Username;
 use crate::config::{Limits, Storage};
 use crate::error::{Act, Error, Result};
 use crate::paths;
+use crate::runtime::lock_file;
 
 /// The cgroup v2 tree of this host.
 #[derive(Debug, Clone)]
@@ -205,6 +206,8 @@ pub fn settle(user: &Username, uid: u32, limits: &Limits, storage: &Storage) -> 
     let tree = Tree::fit_for(limits, storage)?;
     let group = tree.limited(user, uid);
     if !tree.systemd {
+        // A temporary jail of this user's may come or go at the same time.
+        let _lock = lock_file(&Path::new(paths::RUN).join("cgroup.lock"))?;
         let above = tree.root.join("ojail");
         // What an ended jail left may have limits that the profile has not any more.
         let _ = fs::remove_dir(&group);
@@ -265,7 +268,20 @@ fn enter(group: &Path) -> Result<()> {
 /// Takes an empty group away again. One in which anything is stays.
 pub fn tidy(user: &Username) {
     if let (false, Ok(Some(tree))) = (systemd(), Tree::find()) {
-        let _ = fs::remove_dir(tree.root.join("ojail").join(user));
+        let group = tree.root.join("ojail").join(user);
+        if group.exists() {
+            let _lock = lock_file(&Path::new(paths::RUN).join("cgroup.lock"));
+            let _ = fs::remove_dir(group);
+        }
+    }
+}
+
+/// Takes away what is left of one who was never a user of the host.
+pub fn forget(user: &Username, uid: u32) {
+    tidy(user);
+    let kept = PathBuf::from("/run/systemd/system.control").join(format!("{}.d", slice(uid)));
+    if systemd() && kept.exists() {
+        let _ = said("/usr/bin/systemctl", ["revert", &slice(uid)]);
     }
 }
 

@@ -281,6 +281,64 @@ pub enum Error {
         name: String,
     },
 
+    /// The administrator has the jail mounted, and the act would end it.
+    #[error(
+        "the jail of {user} is mounted at {path}; `ojail umount {user}` first, or let `--force` unmount it too",
+        path = path.display()
+    )]
+    ViewOpen {
+        /// Whose jail.
+        user: String,
+        /// Where.
+        path: PathBuf,
+    },
+
+    /// The jail is mounted already, in the other mode.
+    #[error("the jail of {user} is mounted at {path} already, {how}; `ojail umount {user}` first", path = path.display())]
+    ViewOther {
+        /// Whose jail.
+        user: String,
+        /// Where.
+        path: PathBuf,
+        /// "read-only" or "writable".
+        how: &'static str,
+    },
+
+    /// A jail has ended, and its overlay is still mounted for the administrator: a new jail would be a second one on one upper.
+    #[error(
+        "the last jail of {user} has ended, but is still mounted at {path}; `ojail umount {user}` lets go of it",
+        path = path.display()
+    )]
+    ViewLeft {
+        /// Whose jail.
+        user: String,
+        /// Where.
+        path: PathBuf,
+    },
+
+    /// Somebody uses the mount of a jail.
+    #[error("{path} is in use: {by}; end what uses it, then `ojail umount {user}` again", path = path.display())]
+    ViewBusy {
+        /// Whose jail.
+        user: String,
+        /// Where.
+        path: PathBuf,
+        /// By whom.
+        by: String,
+    },
+
+    /// What is mounted here is seen by nobody else.
+    #[error(
+        "this process has a mount namespace of its own, in which nobody else would see the mount; \
+         `nsenter --target 1 --mount ojail {verb} {user}` works in the host's"
+    )]
+    NotTheHostsMounts {
+        /// "mount" or "umount".
+        verb: &'static str,
+        /// Whose jail.
+        user: String,
+    },
+
     /// The user is not jailed, so there is nothing to act on.
     #[error("{user} is not jailed: {why}")]
     NotJailed {

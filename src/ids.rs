@@ -154,6 +154,61 @@ impl Registry {
         Ok(ranges)
     }
 
+    /// Lends a range of the pool to a temporary jail, until it is given back. `name` is no user's.
+    ///
+    /// # Errors
+    /// As [`Registry::ranges`].
+    pub fn lend(&self, name: &Username, ids: &Ids) -> Result<Ranges> {
+        let _lock = runtime::lock_file(&self.lock)?;
+        let mut known =
+            Known { ranges: None, recorded: false, uids: Vec::new(), gids: Vec::new(), pool: Vec::new() };
+        for (path, others) in [(&self.subuid, &mut known.uids), (&self.subgid, &mut known.gids)] {
+            let lines = sub_lines(&read_subids(path)?)
+                .map_err(|why| Error::IdRange(format!("{}{why}", path.display())))?;
+            others.extend(
+                lines.into_iter().map(|line| Named {
+                    name: line.owner,
+                    range: Sub { first: line.first, count: line.count },
+                }),
+            );
+        }
+        known.pool = self.pool(Some(name))?;
+        // Any id of the range would do for the record; 0 is in none.
+        let first = self.free(name, 0, ids, &known)?;
+        self.keep(name, &Owner { uid: first, pool: Some(first) })?;
+        Ok(Ranges { uid: first, gid: first })
+    }
+
+    /// The range that was lent under this name.
+    ///
+    /// # Errors
+    /// [`Error::Act`], [`Error::Unfit`].
+    pub fn lent(&self, name: &Username) -> Result<Option<Ranges>> {
+        let owner = read_owner(&self.record(name))?;
+        Ok(owner.and_then(|owner| owner.pool).map(|first| Ranges { uid: first, gid: first }))
+    }
+
+    /// Takes a range back that was lent. Nobody has an id of it any more.
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub fn give_back(&self, name: &Username) -> Result<()> {
+        let _lock = runtime::lock_file(&self.lock)?;
+        match fs::remove_file(self.record(name)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed.act("remove", &self.record(name)),
+        }
+    }
+
+    /// Everybody whose record begins with this.
+    ///
+    /// # Errors
+    /// As [`Registry::ranges`], where it does not depend on a user.
+    pub fn owners(&self, prefix: &str) -> Result<Vec<String>> {
+        let names = self.pool(None)?.into_iter().map(|(name, _)| name);
+        Ok(names.filter(|name| name.starts_with(prefix)).collect())
+    }
+
     /// The user's ranges as a login would find them; `None` if the pool would give one. Changes nothing.
     ///
     /// # Errors

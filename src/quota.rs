@@ -19,8 +19,9 @@ use serde::Serialize;
 use crate::account::Username;
 use crate::config::{Limits, Storage};
 use crate::error::{Act, Error, Result};
+use crate::runtime::lock_file;
 use crate::store::{self, Upper};
-use crate::sys;
+use crate::{paths, sys};
 
 /// What an upper takes at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -89,7 +90,15 @@ pub fn apply(upper: &Upper, user: &Username, storage: &Storage, limits: &Limits,
         return Ok(());
     }
     look(storage, limits)?;
-    let project = if own(now) { now } else { unused(storage, user, first)? };
+    let project = if own(now) {
+        now
+    } else {
+        // Of two jails of one user that are raised at once, a temporary one and theirs, each needs its own.
+        let _lock = lock_file(&Path::new(paths::RUN).join("quota.lock"))?;
+        let project = unused(storage, user, first)?;
+        sys::set_project(&dirs[0], project).act("give to its project", &paths[0])?;
+        project
+    };
     let (bytes, inodes) =
         (limits.disk.map_or(0, |most| most + RESERVE.0), limits.inodes.map_or(0, |most| most + RESERVE.1));
     sys::set_project_quota(&dirs[0], project, bytes, inodes).act("set the quota of", &paths[0])?;
@@ -131,6 +140,17 @@ pub fn settle(upper: &Upper, limits: &Limits) -> Result<()> {
     })
 }
 
+/// Lifts the quota of an upper that is about to be deleted, so that nothing of its project is left. Without a project of its own
+/// there is nothing to do.
+pub fn forget(upper: &Path) {
+    if let Some((dir, project)) = open(upper).ok().and_then(|dir| {
+        let (project, inherited) = sys::project(&dir).ok()?;
+        (project != 0 && inherited).then_some((dir, project))
+    }) {
+        let _ = sys::set_project_quota(&dir, project, 0, 0);
+    }
+}
+
 /// What the upper takes; `None` where it has no project of its own.
 #[must_use]
 pub fn usage(upper: &Path) -> Option<Use> {
@@ -140,7 +160,7 @@ pub fn usage(upper: &Path) -> Option<Use> {
     Some(Use { bytes: quota.bytes, inodes: quota.inodes })
 }
 
-/// A project of this user's that no upper of theirs which was set aside still has: what is set aside must not count.
+/// A project of this user's that no other upper has: what is set aside must not count.
 fn unused(storage: &Storage, user: &Username, first: u32) -> Result<u32> {
     let mut taken = Vec::new();
     for path in store::others(storage, user)? {

@@ -6,15 +6,17 @@
 //! * `alive` is held, shared, by everything that may keep the jail's overlay mounted: its PID 1, and each login
 //!   process that joined. Raising takes it exclusively first, so one upper never has two overlays.
 //!
-//! `porch/door` is the socket of the jail's PID 1, see [`crate::jail::door`].
+//! `porch/door` is the socket of the jail's PID 1, see [`crate::jail::door`]. `view` names the place where `ojail mount` shows the
+//! jail ([`crate::jail::view`]). Temporary jails ([`crate::jail::temporary`]) have corners of their own, in `runs`.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{AtFlags, CWD, FlockOperation, StatxAttributes, StatxFlags, flock, statfs, statx};
+use serde::{Deserialize, Serialize};
 
 use crate::account::Username;
 use crate::error::{Act, Error, Result};
@@ -26,8 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a raise waits for the processes of the last jail to be gone.
 const ENDING: Duration = Duration::from_secs(5);
 
-/// One user's corner of `/run/ojail`.
-#[derive(Debug, Clone)]
+/// One jail's corner of `/run/ojail`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Corner {
     user: Username,
     dir: PathBuf,
@@ -40,10 +42,22 @@ impl Corner {
         Self { user: user.clone(), dir: Path::new(paths::RUN).join("jails").join(user) }
     }
 
+    /// The corner of a temporary jail; nothing is made yet. `user` owns the ids and the control group that it takes.
+    #[must_use]
+    pub fn of_run(user: &Username, run: &str) -> Self {
+        Self { user: user.clone(), dir: runs().join(run) }
+    }
+
     /// Whose it is.
     #[must_use]
     pub fn user(&self) -> &Username {
         &self.user
+    }
+
+    /// The temporary jail's name, if this is the corner of one.
+    #[must_use]
+    pub fn run(&self) -> Option<&str> {
+        (self.dir.parent() == Some(&runs())).then(|| self.dir.file_name()?.to_str()).flatten()
     }
 
     /// The directory itself.
@@ -130,6 +144,61 @@ impl Corner {
         }
     }
 
+    /// Where the jail is shown to the administrator, if it is: the overlay is mounted there, whether or not its jail still runs.
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub fn view(&self) -> Result<Option<PathBuf>> {
+        match self.place_of_view()? {
+            Some(path) if is_overlay(&path)? => Ok(Some(path)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Where it would be shown, mounted or not.
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub fn place_of_view(&self) -> Result<Option<PathBuf>> {
+        let file = self.dir.join("view");
+        let text = match fs::read_to_string(&file) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            text => text.act("read", &file)?,
+        };
+        // Cut short, it was written by one who did not come to mount anything.
+        Ok(text.strip_suffix('\n').map(PathBuf::from))
+    }
+
+    /// Notes where the jail is about to be shown. Before it is: what is mounted must be known to whoever raises the next jail.
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub fn note_view(&self, path: &Path) -> Result<()> {
+        let file = self.dir.join("view");
+        let mut options = File::options();
+        let mut note = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&file)
+            .act("create", &file)?;
+        note.write_all(format!("{}\n", path.display()).as_bytes()).act("write", &file)
+    }
+
+    /// Forgets the place; nothing is mounted there.
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub fn forget_view(&self) -> Result<()> {
+        let file = self.dir.join("view");
+        match fs::remove_file(&file) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed.act("remove", &file),
+        }
+    }
+
     /// Waits until nothing of the jail is left.
     ///
     /// # Errors
@@ -142,6 +211,29 @@ impl Corner {
         }
     }
 }
+
+/// Where temporary jails have their corners.
+#[must_use]
+pub fn runs() -> PathBuf {
+    Path::new(paths::RUN).join("runs")
+}
+
+/// Whether an overlay is mounted at this very place.
+fn is_overlay(path: &Path) -> Result<bool> {
+    let stat = match statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::TYPE) {
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(false),
+        stat => stat.act("examine", path)?,
+    };
+    // Linux 5.8; what is not told by an older one is told by nobody.
+    if !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        return Ok(false);
+    }
+    #[allow(clippy::unnecessary_cast, reason = "f_type has another width on some architectures")]
+    Ok(statfs(path).act("examine the file system of", path)?.f_type as i64 == OVERLAY)
+}
+
+/// overlayfs (linux/magic.h).
+pub(crate) const OVERLAY: i64 = 0x794c_7630;
 
 /// Everyone who has a corner, running or not.
 ///
@@ -175,6 +267,38 @@ pub fn lock_file(path: &Path) -> Result<File> {
     let file = open_lock(path)?;
     patient(&file, FlockOperation::NonBlockingLockExclusive, path)?;
     Ok(file)
+}
+
+/// What came of an attempt to lock what must be there already.
+#[derive(Debug)]
+pub enum Tried {
+    /// It is locked for as long as the value lives.
+    Locked(File),
+    /// Somebody else has it.
+    Busy,
+    /// It is not there, or not any more.
+    Missing,
+}
+
+/// Locks a file or a directory, if it is there and nobody else has it.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn try_lock(path: &Path) -> Result<Tried> {
+    let mut options = File::options();
+    let file = match options.read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Tried::Missing),
+        file => file.act("open", path)?,
+    };
+    if !wait(&file, FlockOperation::NonBlockingLockExclusive, Duration::ZERO)? {
+        return Ok(Tried::Busy);
+    }
+    // Whoever had it may have removed it, and a third made it anew.
+    let own = file.metadata().act("examine", path)?;
+    match fs::symlink_metadata(path) {
+        Ok(meta) if (meta.dev(), meta.ino()) == (own.dev(), own.ino()) => Ok(Tried::Locked(file)),
+        _ => Ok(Tried::Missing),
+    }
 }
 
 /// Locks within the patience of a login, or says that it could not.

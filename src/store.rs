@@ -46,6 +46,26 @@ pub fn upper(storage: &Storage, user: &Username) -> Result<Upper> {
     Ok(Upper { fresh, upper: below(&dirs.0), work: below(&dirs.1), base })
 }
 
+/// Makes an upper and a work directory in `base`, a directory of its own on the uppers' file system, for a temporary jail.
+///
+/// # Errors
+/// [`Error::Unfit`], [`Error::Act`].
+pub fn upper_at(base: &Path) -> Result<Upper> {
+    roots_own_way(base)?;
+    private_dir(base)?;
+    fit(base)?;
+    // As above.
+    let fresh = dir(&base.join("upper"), 0o755)?;
+    dir(&base.join("work"), 0o700)?;
+    Ok(Upper { fresh, base: base.to_owned(), upper: "upper".into(), work: "work".into() })
+}
+
+/// Where the uppers of temporary jails are that are thrown away with them. No user is called so.
+#[must_use]
+pub fn throw_away(storage: &Storage) -> PathBuf {
+    storage.asidedirs.join(".run")
+}
+
 impl Upper {
     /// Takes an upper away again that was made for a jail which could not be raised. One in which anything is, or that
     /// was there before, stays.
@@ -130,21 +150,24 @@ pub fn fresh(path: &Path) -> Result<()> {
     dir(path, 0o755).map(drop)
 }
 
-/// Where other uppers of this user may be, set aside or about to be deleted (`aside` makes them).
+/// Where uppers may be whose projects this user has: the own one, those set aside or about to be deleted (`aside` makes them), and
+/// those of temporary jails.
 ///
 /// # Errors
 /// [`Error::Act`] if a directory cannot be read.
 pub fn others(storage: &Storage, user: &Username) -> Result<Vec<PathBuf>> {
     let trash = storage.asidedirs.join(".trash");
-    let mut uppers = Vec::new();
-    for (dir, whose) in [(storage.asidedirs.join(user), String::new()), (trash, format!("{user}@"))] {
+    let mut uppers = vec![storage.upperdirs.join(user)];
+    let (anybody, own) = (String::new(), format!("{user}@"));
+    let places = [(storage.asidedirs.join(user), &anybody), (trash, &own), (throw_away(storage), &anybody)];
+    for (dir, whose) in places {
         let entries = match fs::read_dir(&dir) {
             Err(e) if e.kind() == ErrorKind::NotFound => continue,
             entries => entries.act("list", &dir)?,
         };
         for entry in entries {
             let entry = entry.act("list", &dir)?;
-            if entry.file_name().to_string_lossy().starts_with(&whose) {
+            if entry.file_name().to_string_lossy().starts_with(whose) {
                 uppers.push(entry.path().join("upper"));
             }
         }

@@ -79,7 +79,10 @@ fn the_readme_tells_every_key_of_a_profile_and_every_verb() {
     for key in profile.split(' ') {
         assert!(readme.contains(&format!("| `{key}` |")), "the README does not tell `{key}`");
     }
-    for verb in ["check", "prove", "list", "top", "status", "diff", "enter", "stop", "reset", "undo", "tidy"] {
+    for verb in [
+        "check", "prove", "list", "top", "status", "diff", "enter", "run", "mount", "umount", "stop",
+        "reset", "undo", "tidy",
+    ] {
         assert!(readme.contains(&format!("`ojail {verb}")), "the README does not tell `ojail {verb}`");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub(super) struct Jail {
     pub(super) disk: Amount,
     /// Files, directories and the rest in the upper. Used: as of the disk.
     pub(super) inodes: Amount,
+    /// Where the administrator has it mounted. Where it is not running, that is what its end left.
+    pub(super) mounted: Option<PathBuf>,
 }
 
 /// One session, as `--json` prints it.
@@ -127,7 +130,11 @@ impl Eye {
         let mut jails = BTreeMap::new();
         let mut guests = Vec::new();
         let tree = Tree::find()?;
+        let mut mounted = Vec::new();
         for corner in runtime::corners()? {
+            if let Ok(Some(path)) = corner.view() {
+                mounted.push((corner.user().clone(), path));
+            }
             let Some(door) = Door::knock(&corner)? else { continue };
             door.set_patience(self.patience)?;
             let user = corner.user().clone();
@@ -181,6 +188,9 @@ impl Eye {
                     (memory, cpu, disk, inodes);
             }
         }
+        for (user, path) in mounted {
+            jails.entry(user.clone()).or_insert_with(|| resting(user)).mounted = Some(path);
+        }
         Ok(jails.into_values().collect())
     }
 
@@ -221,6 +231,7 @@ fn resting(user: Username) -> Jail {
         cpu: Amount::default(),
         disk: Amount::default(),
         inodes: Amount::default(),
+        mounted: None,
     }
 }
 
@@ -318,10 +329,13 @@ fn origin(session: &Session) -> &str {
 
 /// The state in a word or two, and its colour.
 fn state(jail: &Jail) -> (&'static str, &'static str) {
-    match (jail.running, jail.outdated) {
-        (true, false) => ("running", "32"),
-        (true, true) => ("running, outdated", "33"),
-        (false, _) => ("not running", "2"),
+    match (jail.running, jail.outdated, jail.mounted.is_some()) {
+        (true, false, false) => ("running", "32"),
+        (true, false, true) => ("running, mounted", "32"),
+        (true, true, false) => ("running, outdated", "33"),
+        (true, true, true) => ("running, outdated, mounted", "33"),
+        (false, _, false) => ("not running", "2"),
+        (false, _, true) => ("ended, but mounted", "31"),
     }
 }
 

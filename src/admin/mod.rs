@@ -7,9 +7,12 @@ mod diff;
 mod enter;
 mod farewell;
 mod list;
+mod mount;
 mod prove;
 mod reset;
+mod run;
 mod seats;
+mod session;
 mod status;
 mod stop;
 mod terminal;
@@ -116,11 +119,45 @@ enum Verb {
         #[arg(last = true)]
         command: Vec<OsString>,
     },
+    /// Run a command in a jail, without SSH and without a terminal of its own
+    ///
+    /// Standard input, output and error are carried through; SIGINT, SIGTERM, SIGHUP and SIGQUIT are handed on. The exit status is
+    /// the command's: 128 and the signal's number if one ended it, 127 if there is no such command, 126 if it cannot be run.
+    #[command(after_long_help = examples(&[
+        "ojail run alice -- make test",
+        "ojail run alice --ephemeral -- apt list --installed",
+        "ojail run --profile debian -- dpkg --audit",
+    ]))]
+    Run(run::Run),
+    /// Show a user's jail at /srv/jails/USER (`jails` in the configuration), raising it if it is not running
+    ///
+    /// It is the running jail's own file system, without what is mounted in it (a home of the host's, /tmp, /proc). Owners are the
+    /// jail's ids as the host has them, so root of the host can change and remove what is there but makes new files only as one
+    /// of these. Links that begin with / lead to the host's files. The jail stays raised while it is mounted.
+    #[command(after_long_help = examples(&["ojail mount alice", "ojail mount alice --read-only"]))]
+    Mount {
+        /// Whose jail
+        user: String,
+        /// Let nothing be written
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// Take the mount of a user's jail away again
+    ///
+    /// Refused while something uses it, which is named.
+    #[command(after_long_help = examples(&["ojail umount alice"]))]
+    Umount {
+        /// Whose jail
+        user: String,
+    },
     /// End a user's jail and every process in it; what they changed stays
-    #[command(after_long_help = examples(&["ojail stop alice"]))]
+    #[command(after_long_help = examples(&["ojail stop alice", "ojail stop alice --force"]))]
     Stop {
         /// Whose jail
         user: String,
+        /// Unmount it first where `ojail mount` has it mounted
+        #[arg(long)]
+        force: bool,
     },
     /// Clear a user's changes: the next login finds the layers as they are
     ///
@@ -140,7 +177,7 @@ enum Verb {
         user: String,
         /// Not the last, but the one of this name (`ojail reset --list USER`)
         name: Option<String>,
-        /// End open sessions first
+        /// End open sessions first, and unmount what `ojail mount` has mounted
         #[arg(long)]
         force: bool,
     },
@@ -191,7 +228,10 @@ pub fn main() -> ExitCode {
         Verb::Status { user, json } => as_root().and_then(|()| status::run(&user, json)),
         Verb::Diff(diff) => as_root().and_then(|()| diff::run(&diff)),
         Verb::Enter { user, command } => as_root().and_then(|()| enter::run(&user, &command)),
-        Verb::Stop { user } => as_root().and_then(|()| stop::run(&user)),
+        Verb::Run(run) => as_root().and_then(|()| run::run(&run)),
+        Verb::Mount { user, read_only } => as_root().and_then(|()| mount::mount(&user, read_only)),
+        Verb::Umount { user } => as_root().and_then(|()| mount::umount(&user)),
+        Verb::Stop { user, force } => as_root().and_then(|()| stop::run(&user, force)),
         Verb::Reset(reset) => as_root().and_then(|()| reset::run(&reset)),
         Verb::Undo { user, name, force } => as_root().and_then(|()| undo::run(&user, name.as_deref(), force)),
         Verb::Tidy { dry_run } => as_root().and_then(|()| tidy::run(dry_run)),

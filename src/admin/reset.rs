@@ -14,7 +14,7 @@ use tabled::settings::Style;
 use super::list::{Session, local_time};
 use super::seats::Processes;
 use super::status::bytes;
-use super::{configuration, farewell, jailed, profile_of, say, stop, username};
+use super::{configuration, farewell, jailed, mount, profile_of, say, stop, username};
 use crate::account::Username;
 use crate::aside::{self, Draft, Entry, Record, Shelf, Why};
 use crate::config::Config;
@@ -35,7 +35,7 @@ pub(super) struct Reset {
     /// Whose jail
     #[arg(required_unless_present = "all")]
     user: Option<String>,
-    /// End open sessions first
+    /// End open sessions first, and unmount what `ojail mount` has mounted
     #[arg(long)]
     force: bool,
     /// Keep what the user changed at this path inside the jail, deletions too; may be repeated
@@ -172,6 +172,7 @@ pub(super) fn nobody_is_in(corner: &Corner) -> Result<()> {
 /// Ends the jail, with open sessions only by force, and then with a last line to them. Returns whether there was one.
 pub(super) fn ended(corner: &Corner, force: bool, line: &'static str) -> Result<bool> {
     if force {
+        mount::take_along(corner)?;
         farewell::bid(corner, line);
         return end::end(corner);
     }
@@ -191,7 +192,9 @@ fn in_use(corner: &Corner, sessions: Vec<Guest>) -> Error {
 /// `--dry-run`.
 fn foretell(config: &Config, user: &Username, paths: &Paths) -> Result<()> {
     let corner = Corner::of(user);
-    if let Err(e) = nobody_is_in(&corner) {
+    if let Some(path) = corner.view()? {
+        say(format_args!("Refused at the moment: {}.", Error::ViewOpen { user: user.to_string(), path }));
+    } else if let Err(e) = nobody_is_in(&corner) {
         say(format_args!("Refused at the moment: {e}."));
     } else if Door::knock(&corner)?.is_some() {
         say(format_args!("The jail of {user} would be ended; no session is open."));

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstatvfs, openat2};
@@ -37,6 +37,8 @@ struct Status {
     pid: Option<i32>,
     /// Seconds since 1970.
     since: Option<u64>,
+    /// Where the administrator has it mounted.
+    mounted: Option<PathBuf>,
     sessions: Vec<Session>,
     processes: usize,
     /// Whether the configuration says something else than what the jail was raised with.
@@ -102,6 +104,7 @@ fn status(config: &Config, profile: &Profile, account: &Account) -> Result<Statu
         running: false,
         pid: None,
         since: None,
+        mounted: Corner::of(&user).view()?,
         sessions: Vec::new(),
         processes: 0,
         outdated: false,
@@ -169,6 +172,10 @@ fn text(status: &Status) -> String {
             None => "not running".into(),
         },
     );
+    if let Some(path) = &status.mounted {
+        let left = if status.running { "" } else { " (its jail has ended; `ojail umount` lets go of it)" };
+        line("mounted at", format!("{}{left}", path.display()));
+    }
     for session in &status.sessions {
         line("session", session.to_string());
     }

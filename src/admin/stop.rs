@@ -2,18 +2,23 @@
 
 use std::process::ExitCode;
 
-use super::{configuration, farewell, say, username};
+use super::{configuration, farewell, mount, say, username};
 use crate::account::{self, Username};
 use crate::error::{Error, Result};
 use crate::jail::end;
 use crate::runtime::Corner;
 use crate::{aside, store};
 
-pub(super) fn run(user: &str) -> Result<ExitCode> {
+pub(super) fn run(user: &str, force: bool) -> Result<ExitCode> {
     let user = username(user)?;
     known(&user)?;
     let corner = Corner::of(&user);
     let _lock = corner.lock()?;
+    if force {
+        mount::take_along(&corner)?;
+    } else {
+        end::not_mounted(&corner)?;
+    }
     farewell::bid(&corner, farewell::STOP);
     if end::end(&corner)? {
         say(format_args!("The jail of {user} has ended. What {user} changed is kept."));

@@ -44,30 +44,39 @@ impl Streams {
 }
 
 /// Carries bytes until the session's process has ended.
-pub(super) struct Carrier {
+pub(super) struct Carrier<'a> {
     far: Vec<OwnedFd>,
     child: OwnedFd,
-    resized: SignalFd,
+    /// Takes the signals that the session is to have.
+    session: &'a OwnedFd,
+    signals: SignalFd,
     /// The administrator's terminal as it was; restored at the end.
     before: Option<Termios>,
 }
 
-impl Carrier {
-    /// Takes the far ends of a session whose process on the host is `child`.
-    pub(super) fn new(far: Vec<OwnedFd>, child: Pid) -> Result<Self> {
+impl<'a> Carrier<'a> {
+    /// Takes the far ends of a session whose process on the host is `child`, and hears `session`.
+    pub(super) fn new(far: Vec<OwnedFd>, child: Pid, session: &'a OwnedFd) -> Result<Self> {
         let child =
             rustix::process::Pid::from_raw(child.as_raw()).ok_or(Errno::SRCH).act("find", "the session")?;
         let child = pidfd_open(child, PidfdFlags::empty()).act("watch", "the session")?;
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGWINCH);
-        signals.thread_block().act("block", "SIGWINCH")?;
-        let resized = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-            .act("watch", "the size of the terminal")?;
+        // What is ignored (`nohup`, a job in the background of a script) stays so: it would be heard if it were blocked.
+        let ignored = ignored();
+        for signal in HANDED_ON {
+            if ignored & (1 << (signal as i32 - 1)) == 0 {
+                signals.add(signal);
+            }
+        }
+        signals.thread_block().act("block", "the signals of the session")?;
+        let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .act("watch", "the signals of the session")?;
         // A session that does not read must not hold this process.
         for end in &far {
             rustix::io::ioctl_fionbio(end, true).act("prepare", "the streams of the session")?;
         }
-        let mut carrier = Self { far, child, resized, before: None };
+        let mut carrier = Self { far, child, session, signals, before: None };
         if carrier.on_a_terminal() {
             carrier.resize();
             let before = tcgetattr(io::stdin()).act("read the settings of", "the terminal")?;
@@ -90,6 +99,22 @@ impl Carrier {
         }
     }
 
+    fn hear(&self, signal: u32) {
+        if signal == Signal::SIGWINCH as u32 {
+            self.resize();
+        } else if let Ok(signal) = u8::try_from(signal) {
+            // A session that is over hears nothing.
+            let _ = rustix::net::send(self.session, &[signal], rustix::net::SendFlags::NOSIGNAL);
+        }
+    }
+
+    /// Gives up one direction: the session's own process is told by the kernel.
+    fn close(far: &mut OwnedFd) -> Result<()> {
+        *far = rustix::fs::open("/dev/null", rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
+            .act("open", "/dev/null")?;
+        Ok(())
+    }
+
     /// The loop.
     pub(super) fn carry(mut self) -> Result<()> {
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
@@ -106,7 +131,7 @@ impl Carrier {
         let mut ended = false;
         loop {
             let mut fds =
-                vec![PollFd::new(&self.child, PollFlags::IN), PollFd::new(&self.resized, PollFlags::IN)];
+                vec![PollFd::new(&self.child, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
             fds.extend(outputs.iter().map(|(far, _)| PollFd::new(&self.far[*far], PollFlags::IN)));
             if !pending.is_empty() {
                 fds.push(PollFd::new(&self.far[0], PollFlags::OUT));
@@ -123,8 +148,9 @@ impl Carrier {
             let (from_session, to_session) = rest.split_at(outputs.len());
             ended |= ours[0];
             if ours[1] {
-                while let Ok(Some(_)) = self.resized.read_signal() {}
-                self.resize();
+                while let Ok(Some(signal)) = self.signals.read_signal() {
+                    self.hear(signal.ssi_signo);
+                }
             }
             if to_session == [true] {
                 if pending.is_empty() {
@@ -135,14 +161,19 @@ impl Carrier {
                 }
                 if !input && pending.is_empty() && !self.on_a_terminal() {
                     // End of file for the session: its only writer goes away.
-                    self.far[0] =
-                        rustix::fs::open("/dev/null", rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
-                            .act("open", "/dev/null")?;
+                    Self::close(&mut self.far[0])?;
                 }
             }
-            let mut flags = from_session.iter();
-            outputs
-                .retain(|(far, to)| flags.next() != Some(&true) || carry_some(self.far[*far].as_fd(), *to));
+            let mut left = Vec::new();
+            for ((far, to), ready) in outputs.into_iter().zip(from_session) {
+                if !ready || carry_some(self.far[far].as_fd(), to) {
+                    left.push((far, to));
+                } else if !self.on_a_terminal() {
+                    // Nobody reads on, as in `… | head`: who writes must not wait for ever.
+                    Self::close(&mut self.far[far])?;
+                }
+            }
+            outputs = left;
             // What the process wrote is still carried, but nothing more is waited for: something that it left in the
             // background may keep the streams open for ever.
             if ended && !from_session.contains(&true) {
@@ -152,7 +183,17 @@ impl Carrier {
     }
 }
 
-impl Drop for Carrier {
+/// What a session is to have that this process is sent.
+const HANDED_ON: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// The signals that this process ignores, as a mask (proc_pid_status(5)).
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+impl Drop for Carrier<'_> {
     fn drop(&mut self) {
         if let Some(before) = &self.before {
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);

@@ -8,6 +8,7 @@ use crate::account::Username;
 use crate::aside::{self, Record, Shelf, Why};
 use crate::config::Config;
 use crate::error::Result;
+use crate::jail::temporary;
 use crate::runtime::Corner;
 use crate::walk;
 
@@ -34,6 +35,7 @@ pub(super) fn run(dry_run: bool) -> Result<ExitCode> {
         }
     }
     if !dry_run {
+        temporary::sweep(&config.storage);
         for error in aside::empty(&config.storage, None)? {
             complain(&error);
         }

@@ -6,14 +6,16 @@
 //!
 //! [`SO_PEERCRED`]: https://man7.org/linux/man-pages/man7/unix.7.html
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen,
-    recv, send, socket_with, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recv,
+    recvmsg, send, sendmsg, socket_with, sockopt,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -35,6 +37,18 @@ pub enum Request {
     Stop,
     /// End the jail unless a session is open. The answer is [`Answer::Closing`], or who is in.
     StopIfEmpty,
+    /// The jail is about to be shown to the administrator, and must stay for as long as this connection, at least.
+    Hold {
+        /// Who the name stands for now.
+        uid: u32,
+    },
+    /// This is a detached clone of the root that is about to be attached on the host. By it PID 1 sees for itself whether it was:
+    /// when it is told to look, or at the end of this connection.
+    Clone,
+    /// The clone is attached now, or never will be.
+    Settle,
+    /// The jail is not shown any more.
+    Release,
 }
 
 /// A session, as others see it in `ojail list`.
@@ -68,6 +82,8 @@ pub enum Answer {
     },
     /// As asked.
     Status(Status),
+    /// Whether the jail stays for the sake of a mount of the administrator's.
+    Held(bool),
 }
 
 /// What a session must know of the jail that it joins.
@@ -79,7 +95,7 @@ pub struct House {
     pub groups: Vec<u32>,
     /// The jail's `XDG_RUNTIME_DIR`.
     pub runtime_dir: String,
-    /// The user's id.
+    /// The user's id, as the host has it.
     pub uid: u32,
     /// Which network it sees.
     pub network: Network,
@@ -104,6 +120,9 @@ pub struct Status {
     pub processes: usize,
     /// Ports of the host that lead inside.
     pub publish: Vec<Publish>,
+    /// Whether it stays because the administrator has it mounted.
+    #[serde(default)]
+    pub held: bool,
 }
 
 /// Longest message. A status with thousands of sessions still fits.
@@ -201,7 +220,11 @@ impl Door {
     /// # Errors
     /// [`Error::Door`] if the answer is no answer; [`Error::Act`] if there was none in time.
     pub fn ask(&self, request: &Request) -> Result<Option<Answer>> {
-        match say(&self.socket, request).and_then(|()| hear(&self.socket)) {
+        self.answered(say(&self.socket, request).and_then(|()| hear(&self.socket)))
+    }
+
+    fn answered(&self, answer: io::Result<Option<Answer>>) -> Result<Option<Answer>> {
+        match answer {
             Ok(answer) => Ok(answer),
             Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                 Err(Error::Door { user: self.user.clone(), answer: e.to_string() })
@@ -211,6 +234,20 @@ impl Door {
             }
             Err(e) => Err(e).act("talk to PID 1 of the jail of", self.user.as_str()),
         }
+    }
+
+    /// As [`Door::ask`], with a descriptor for PID 1.
+    ///
+    /// # Errors
+    /// As [`Door::ask`].
+    pub fn hand(&self, request: &Request, fd: BorrowedFd<'_>) -> Result<Option<Answer>> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [fd];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        let bytes = serde_json::to_vec(request).map_err(io::Error::from).act("write", "a request")?;
+        let sent = sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL);
+        self.answered(sent.map_err(io::Error::from).and_then(|_| hear(&self.socket)))
     }
 
     /// A descriptor of the jail's PID 1, proven to be the process behind this door.
@@ -283,7 +320,36 @@ pub fn hear<T: for<'a> Deserialize<'a>>(socket: impl AsFd) -> io::Result<Option<
     if length == 0 {
         return Ok(None);
     }
-    serde_json::from_slice(&buffer).map(Some).map_err(|_| {
-        io::Error::new(io::ErrorKind::InvalidData, String::from_utf8_lossy(&buffer).into_owned())
-    })
+    understood(&buffer).map(Some)
+}
+
+/// As [`hear`], with the descriptor that came along, if one did.
+///
+/// # Errors
+/// As [`hear`].
+pub fn hear_with<T: for<'a> Deserialize<'a>>(socket: impl AsFd) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+    // No request is longer than this: a name of a service, a name of a host.
+    let mut buffer = vec![0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut into = [IoSliceMut::new(&mut buffer)];
+    let got = recvmsg(&socket, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut fd = None;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut rights) = message {
+            fd = rights.next();
+        }
+    }
+    if got.bytes == 0 {
+        return Ok(None);
+    }
+    if got.flags.contains(ReturnFlags::TRUNC) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message that is too long"));
+    }
+    Ok(Some((understood(&buffer[..got.bytes])?, fd)))
+}
+
+fn understood<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> io::Result<T> {
+    serde_json::from_slice(bytes)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, String::from_utf8_lossy(bytes).into_owned()))
 }

@@ -29,8 +29,9 @@ pub enum Ended {
 /// no login raises a new one meanwhile. `Ok(false)`: there was none.
 ///
 /// # Errors
-/// [`Error::StillEnding`] if even SIGKILL did not help.
+/// [`Error::StillEnding`] if even SIGKILL did not help; [`Error::ViewOpen`] while the administrator has it mounted.
 pub fn end(corner: &Corner) -> Result<bool> {
+    not_mounted(corner)?;
     let Some(door) = Door::knock(corner)? else { return nothing_left(corner).map(|()| false) };
     let members = Members::of(&door);
     door.tell(&Request::Stop)?;
@@ -43,8 +44,9 @@ pub fn end(corner: &Corner) -> Result<bool> {
 ///
 /// # Errors
 /// [`Error::StillEnding`] if even SIGKILL did not help. [`Error::Door`], [`Error::Act`] if PID 1 cannot be asked: somebody
-/// may be in. Should it hear of this later, it will decide then.
+/// may be in. Should it hear of this later, it will decide then. [`Error::ViewOpen`].
 pub fn end_if_empty(corner: &Corner) -> Result<Ended> {
+    not_mounted(corner)?;
     let Some(door) = Door::knock(corner)? else { return nothing_left(corner).map(|()| Ended::Before) };
     let members = Members::of(&door);
     let unknown = |answer: String| Err(Error::Door { user: corner.user().to_string(), answer });
@@ -57,6 +59,17 @@ pub fn end_if_empty(corner: &Corner) -> Result<Ended> {
         None => return unknown("none".into()),
     }
     finish(corner, &door, members).map(|()| Ended::Now)
+}
+
+/// Refuses while the administrator has the jail mounted: its overlay would stay, and with it the upper in use.
+///
+/// # Errors
+/// [`Error::ViewOpen`].
+pub fn not_mounted(corner: &Corner) -> Result<()> {
+    match corner.view()? {
+        Some(path) => Err(Error::ViewOpen { user: corner.user().to_string(), path }),
+        None => Ok(()),
+    }
 }
 
 /// PID 1 may be dead and its login processes not yet.

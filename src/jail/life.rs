@@ -2,6 +2,7 @@
 //!
 //! A single loop over one `poll`. It runs as root of the jail with `CAP_KILL` alone, and asks nothing of the host.
 
+use std::fmt::Display;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::net::{SocketFlags, accept_with};
 
 use super::door::{self, Answer, Guest, Request, Status, now};
@@ -30,6 +32,8 @@ const FIRST_KNOCK: Duration = Duration::from_secs(30);
 /// What PID 1 knows of its jail.
 pub(super) struct House {
     user: String,
+    /// The temporary jail that this is.
+    run: Option<String>,
     uid: u32,
     profile: String,
     terms: Terms,
@@ -53,12 +57,13 @@ impl House {
                 root: plan.root,
                 groups: plan.groups.iter().map(|group| group.gid).collect(),
                 runtime_dir: plan.runtime_dir().display().to_string(),
-                uid: plan.uid,
+                uid: plan.outside_uid(),
                 network: plan.network,
                 seccomp: plan.seccomp,
                 limited: plan.limits.of_processes(),
             },
-            user: plan.user.to_string(),
+            user: plan.corner.user().to_string(),
+            run: plan.corner.run().map(str::to_owned),
             uid: plan.uid,
             profile: plan.profile,
             terms: plan.terms,
@@ -77,6 +82,11 @@ impl House {
 struct Caller {
     socket: OwnedFd,
     guest: Option<Guest>,
+    /// Whether the jail stays for as long as this connection.
+    holds: bool,
+    /// A clone of the root that this caller may be about to attach on the host. Kept no longer than it has to be: from a mount
+    /// that is attached there is a way up, and it could not be unmounted.
+    clone: Option<OwnedFd>,
 }
 
 /// Where the jail is in its life.
@@ -86,6 +96,8 @@ enum Phase {
     Lived,
     /// Empty, until this moment.
     Warm(Instant),
+    /// Empty for longer than that, and held by a mount of the administrator's.
+    Held,
     /// The last session ended in a jail without linger: what is left is killed at this moment.
     Clearing(Instant),
     /// It ends: nobody gets in any more, and what is left is killed at this moment.
@@ -97,6 +109,7 @@ pub(super) fn run(house: House, porch: &OwnedFd, log: Log) {
     let mut life = Life {
         phase: Phase::Warm(Instant::now() + house.keep_warm.max(FIRST_KNOCK)),
         house,
+        held: false,
         callers: Vec::new(),
         glance: GLANCES.0,
         log,
@@ -109,16 +122,14 @@ pub(super) fn run(house: House, porch: &OwnedFd, log: Log) {
     }
     // Take the door away while it still refuses: a login that knocks now finds nothing, and raises anew.
     let _ = rustix::fs::unlinkat(porch, "door", rustix::fs::AtFlags::empty());
-    life.log.event(
-        Level::Info,
-        "jail-ended",
-        &[("user", &life.house.user), ("profile", &life.house.profile), ("why", &why)],
-    );
+    life.event("jail-ended", &[("profile", &life.house.profile.clone()), ("why", &why)]);
 }
 
 struct Life {
     house: House,
     callers: Vec<Caller>,
+    /// Whether the administrator has the jail mounted.
+    held: bool,
     phase: Phase,
     /// The next pause between two looks at an empty jail.
     glance: Duration,
@@ -189,14 +200,17 @@ impl Life {
                     return self.advance();
                 }
             }
+            Phase::Held if !self.is_held() => self.phase = Phase::Warm(now + self.house.keep_warm),
             Phase::Warm(deadline) if now >= deadline => {
                 if self.occupied() {
                     self.phase = Phase::Lived;
+                } else if self.is_held() {
+                    self.phase = Phase::Held;
                 } else {
                     return Some("it was empty");
                 }
             }
-            Phase::Warm(_) | Phase::Lived | Phase::Clearing(_) => {}
+            Phase::Warm(_) | Phase::Held | Phase::Lived | Phase::Clearing(_) => {}
         }
         None
     }
@@ -215,8 +229,18 @@ impl Life {
             }
             Phase::Warm(deadline) => Some(until(deadline) + Duration::from_millis(1)),
             Phase::Lived if self.sessions() == 0 => Some(self.glance),
-            Phase::Lived => None,
+            Phase::Lived | Phase::Held => None,
         }
+    }
+
+    /// Whether a mount of the administrator's is there, or may be.
+    fn is_held(&self) -> bool {
+        self.held || self.callers.iter().any(|caller| caller.holds)
+    }
+
+    /// Looks whether a clone of the root was attached, and lets go of it.
+    fn settle(&mut self, clone: Option<OwnedFd>) {
+        self.held |= clone.is_some_and(|clone| is_attached(&clone));
     }
 
     fn wait(&self, signals: &SignalFd) -> Option<Ready> {
@@ -242,9 +266,9 @@ impl Life {
     fn serve(&mut self, ready: &[bool]) {
         let mut gone = Vec::new();
         for (number, _) in ready.iter().enumerate().filter(|(_, ready)| **ready) {
-            match door::hear::<Request>(self.callers[number].socket.as_fd()) {
-                Ok(Some(request)) => {
-                    let answer = self.answer(number, request);
+            match door::hear_with::<Request>(self.callers[number].socket.as_fd()) {
+                Ok(Some((request, with))) => {
+                    let answer = self.answer(number, request, with);
                     if let Some(answer) = answer {
                         if door::say(self.callers[number].socket.as_fd(), &answer).is_err() {
                             gone.push(number);
@@ -261,21 +285,27 @@ impl Life {
             }
         }
         for number in gone.into_iter().rev() {
-            if let Some(guest) = self.callers.swap_remove(number).guest {
+            let caller = self.callers.swap_remove(number);
+            self.settle(caller.clone);
+            if let Some(guest) = caller.guest {
                 self.left(&guest);
             }
         }
     }
 
-    fn answer(&mut self, number: usize, request: Request) -> Option<Answer> {
+    fn answer(&mut self, number: usize, request: Request, with: Option<OwnedFd>) -> Option<Answer> {
         match request {
             Request::Join(guest) => {
                 self.reap();
                 if matches!(self.phase, Phase::Ending(..)) {
                     return Some(Answer::Closing);
                 }
-                // Raised on other terms: make way, unless somebody or something is inside.
-                if guest.terms != self.house.terms && self.sessions() == 0 && !self.occupied() {
+                // Raised on other terms: make way, unless somebody or something is inside, or looks in.
+                if guest.terms != self.house.terms
+                    && self.sessions() == 0
+                    && !self.occupied()
+                    && !self.is_held()
+                {
                     self.end("the configuration changed");
                     return Some(Answer::Closing);
                 }
@@ -297,6 +327,31 @@ impl Life {
                 self.end("it was stopped");
                 Some(Answer::Closing)
             }
+            Request::Hold { uid } => {
+                self.reap();
+                if matches!(self.phase, Phase::Ending(..)) {
+                    return Some(Answer::Closing);
+                }
+                if uid != self.house.uid {
+                    return Some(Answer::Stranger { owner: self.house.uid });
+                }
+                self.callers[number].holds = true;
+                Some(Answer::Held(true))
+            }
+            Request::Clone => {
+                self.callers[number].clone = with;
+                Some(Answer::Held(self.callers[number].clone.is_some()))
+            }
+            Request::Settle => {
+                let clone = self.callers[number].clone.take();
+                self.settle(clone);
+                self.callers[number].holds = false;
+                Some(Answer::Held(self.held))
+            }
+            Request::Release => {
+                self.held = false;
+                Some(Answer::Held(self.is_held()))
+            }
             // No answer: the end of the connection is the end of the jail.
             Request::Stop => {
                 self.end("it was stopped");
@@ -313,21 +368,13 @@ impl Life {
             sessions: self.callers.iter().filter_map(|caller| caller.guest.clone()).collect(),
             processes: self.guests().unwrap_or_default().len(),
             publish: self.house.publish.clone(),
+            held: self.is_held(),
         }
     }
 
     fn left(&mut self, guest: &Guest) {
         let left = self.sessions();
-        self.log.event(
-            Level::Info,
-            "session-end",
-            &[
-                ("user", &self.house.user),
-                ("service", &guest.service),
-                ("from", &guest.from),
-                ("left", &left),
-            ],
-        );
+        self.event("session-end", &[("service", &guest.service), ("from", &guest.from), ("left", &left)]);
         if left == 0 && !self.house.linger && self.phase == Phase::Lived {
             self.phase = Phase::Clearing(Instant::now() + GRACE);
             for signal in HANG_UP {
@@ -347,8 +394,15 @@ impl Life {
 
     fn admit(&mut self) {
         while let Ok(socket) = accept_with(&self.house.door, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            self.callers.push(Caller { socket, guest: None });
+            self.callers.push(Caller { socket, guest: None, holds: false, clone: None });
         }
+    }
+
+    fn event(&mut self, event: &str, fields: &[(&str, &dyn Display)]) {
+        let mut all: Vec<(&str, &dyn Display)> = vec![("user", &self.house.user)];
+        all.extend(self.house.run.iter().map(|run| ("run", run as &dyn Display)));
+        all.extend(fields);
+        self.log.event(Level::Info, event, &all);
     }
 }
 
@@ -396,6 +450,16 @@ impl Life {
         for pid in self.guests().unwrap_or_default() {
             let _ = kill(Pid::from_raw(pid), signal);
         }
+    }
+}
+
+/// Whether a mount is attached anywhere: only then there is a way up from its root. If that cannot be told, it is: a jail never
+/// ends by mistake.
+fn is_attached(clone: &OwnedFd) -> bool {
+    let mount = |path: &str, flags| statx(clone, path, flags, StatxFlags::MNT_ID).map(|stat| stat.stx_mnt_id);
+    match (mount("", AtFlags::EMPTY_PATH), mount("..", AtFlags::SYMLINK_NOFOLLOW)) {
+        (Ok(own), Ok(above)) => own != above,
+        _ => true,
     }
 }
 

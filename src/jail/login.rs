@@ -16,7 +16,7 @@ use crate::runtime::Corner;
 use crate::{paths, runtime};
 
 /// How long a login waits for a jail that is ending; what takes longer than this is told by the claim on the upper.
-const ENDING: Duration = Duration::from_secs(5);
+pub(super) const ENDING: Duration = Duration::from_secs(5);
 
 /// Who wants in, and from where. Nothing of it is trusted but the name, which PAM has authenticated.
 #[derive(Debug, Clone)]
@@ -104,7 +104,7 @@ pub fn judge<'a>(config: &'a Config, account: &Account) -> Result<Decision<'a>> 
     Ok(decision)
 }
 
-fn guest(visitor: &Visitor, uid: u32, terms: Terms) -> Guest {
+pub(super) fn guest(visitor: &Visitor, uid: u32, terms: Terms) -> Guest {
     Guest {
         service: visitor.service.clone(),
         from: visitor.from.clone(),
@@ -116,7 +116,7 @@ fn guest(visitor: &Visitor, uid: u32, terms: Terms) -> Guest {
 }
 
 /// Asks a running jail to let this session in. `None`: there is none, or it is about to end.
-fn knock(corner: &Corner, guest: &Guest) -> Result<Option<(Door, House)>> {
+pub(super) fn knock(corner: &Corner, guest: &Guest) -> Result<Option<(Door, House)>> {
     let Some(door) = Door::knock(corner)? else { return Ok(None) };
     match door.ask(&Request::Join(guest.clone()))? {
         Some(Answer::Welcome(house)) => Ok(Some((door, house))),
@@ -146,8 +146,24 @@ fn raised(
     if let Some(welcome) = knock(corner, guest)? {
         return Ok(welcome);
     }
+    raise(config, profile, account, corner, log)?;
+    knock(corner, guest)?.ok_or_else(|| Error::NotRunning { user: account.name.clone() })
+}
+
+/// Raises the jail. The caller holds the user's lock, and has knocked.
+pub(super) fn raise(
+    config: &Config,
+    profile: &Profile,
+    account: &Account,
+    corner: &Corner,
+    log: &mut Log,
+) -> Result<()> {
     // Nothing of the last jail is mounted any more, and nobody else can raise: one upper, one overlay.
     let alive = corner.claim()?;
+    // But for a mount of the administrator's, which outlives a PID 1 that was killed, and bears no claim.
+    if let Some(path) = corner.view()? {
+        return Err(Error::ViewLeft { user: account.name.clone(), path });
+    }
     corner.sweep()?;
     // Of two users who publish one port only one may have it, until pasta does.
     let ports = Path::new(paths::RUN).join("ports.lock");
@@ -155,5 +171,5 @@ fn raised(
     let plan = plan::make(config, profile, account)?;
     start::start(&plan, alive)?;
     log.event(Level::Info, "jail-raised", &[("user", &account.name), ("profile", &profile.name)]);
-    knock(corner, guest)?.ok_or_else(|| Error::NotRunning { user: account.name.clone() })
+    Ok(())
 }

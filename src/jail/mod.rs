@@ -23,4 +23,7 @@ pub mod plan;
 pub mod probe;
 pub mod raise;
 pub mod start;
+#[cfg(feature = "cli")]
+pub mod temporary;
 mod tree;
+pub mod view;

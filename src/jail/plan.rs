@@ -11,6 +11,7 @@ use crate::config::{Bind, Config, Home, Limits, Network, Profile, Publish, Reach
 use crate::error::{Act, Error, Result};
 use crate::ids::{self, Extent};
 use crate::layers::{self, Layer};
+use crate::runtime::Corner;
 use crate::seccomp::Changes;
 use crate::store::{self, Upper};
 use crate::{account, cgroup, paths, quota};
@@ -25,11 +26,13 @@ pub struct Terms(u64);
 /// A jail to be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Whose.
+    /// Whose: the name inside.
     pub user: Username,
-    /// The user's id, the same inside and outside.
+    /// Where it is in `/run/ojail`, and whose ids and control group it has.
+    pub corner: Corner,
+    /// The user's id inside; for a user of the host the same outside.
     pub uid: u32,
-    /// The primary group's, the same inside and outside.
+    /// The primary group's.
     pub gid: u32,
     /// Full name and the like.
     pub gecos: String,
@@ -102,6 +105,50 @@ pub fn terms(profile: &Profile, account: &Account) -> Result<Terms> {
 /// Whatever makes the jail impossible as configured.
 pub fn make(config: &Config, profile: &Profile, account: &Account) -> Result<Plan> {
     let share = share(profile, account)?;
+    let layers = feasible(config, profile, account, &share.user)?;
+    let ranges = ids::Registry::default().ranges(&share.user, account, &config.ids)?;
+    let (uid_map, gid_map) = share.maps(account, ranges);
+    let upper = if profile.writable { Some(store::upper(&config.storage, &share.user)?) } else { None };
+    let corner = Corner::of(&share.user);
+    put_together(config, profile, account, share, Seat { corner, layers, upper, uid_map, gid_map })
+}
+
+/// Plans a temporary jail, which shares nothing with the user's own but ids and limits. `upper` is where its changes go.
+///
+/// # Errors
+/// As [`make`].
+#[cfg(feature = "cli")]
+pub(super) fn temporary(
+    config: &Config,
+    profile: &Profile,
+    account: &Account,
+    who: &Who<'_>,
+    corner: Corner,
+    upper: Option<Upper>,
+) -> Result<Plan> {
+    let share = share(profile, account)?;
+    let layers = feasible(config, profile, account, &share.user)?;
+    let (uid_map, gid_map) = match who {
+        Who::User(account) => {
+            share.maps(account, ids::Registry::default().ranges(&share.user, account, &config.ids)?)
+        }
+        // Nobody of the host's: no id is the same inside and outside.
+        Who::Nobody(ranges) => (ids::map(ranges.uid, &[]), ids::map(ranges.gid, &[])),
+    };
+    put_together(config, profile, account, share, Seat { corner, layers, upper, uid_map, gid_map })
+}
+
+/// Whose ids a temporary jail has.
+#[cfg(feature = "cli")]
+pub(super) enum Who<'a> {
+    /// Those of a user of the host.
+    User(&'a Account),
+    /// Those that were lent to it.
+    Nobody(ids::Ranges),
+}
+
+/// The layers, if this host can hold such a jail. Before ids and upper: a profile that cannot work leaves nothing on disk.
+fn feasible(config: &Config, profile: &Profile, account: &Account, user: &Username) -> Result<Vec<Layer>> {
     for group in &profile.groups {
         if !account.groups.iter().any(|own| own.name == *group) && !account::group_exists(group)? {
             return Err(Error::NoSuchGroup {
@@ -110,7 +157,6 @@ pub fn make(config: &Config, profile: &Profile, account: &Account) -> Result<Pla
             });
         }
     }
-    // Layers and limits before ids and upper: a profile that cannot work leaves nothing on disk.
     let layers = layers::resolve(&config.storage, &profile.layers)?;
     if profile.limits.of_processes() {
         cgroup::Tree::fit_for(&profile.limits, &config.storage)?;
@@ -118,14 +164,30 @@ pub fn make(config: &Config, profile: &Profile, account: &Account) -> Result<Pla
     quota::look(&config.storage, &profile.limits)?;
     if profile.network == Network::Private {
         network::look()?;
-        network::ports_are_free(profile, &share.user)?;
+        network::ports_are_free(profile, user)?;
     }
     if profile.writable {
         store::check(&config.storage)?;
     }
-    let ranges = ids::Registry::default().ranges(&share.user, account, &config.ids)?;
-    let own_gids: Vec<u32> = share.groups.iter().map(|group| group.gid).collect();
-    let upper = if profile.writable { Some(store::upper(&config.storage, &share.user)?) } else { None };
+    Ok(layers)
+}
+
+/// What is a jail's own.
+struct Seat {
+    corner: Corner,
+    layers: Vec<Layer>,
+    upper: Option<Upper>,
+    uid_map: Vec<Extent>,
+    gid_map: Vec<Extent>,
+}
+
+fn put_together(
+    config: &Config,
+    profile: &Profile,
+    account: &Account,
+    share: Share,
+    seat: Seat,
+) -> Result<Plan> {
     let terms = share.terms(profile, account);
     Ok(Plan {
         uid: account.uid,
@@ -136,11 +198,12 @@ pub fn make(config: &Config, profile: &Profile, account: &Account) -> Result<Pla
         shell: share.shell,
         profile_shell: profile.shell.clone(),
         profile: profile.name.clone(),
-        layers,
+        corner: seat.corner,
+        layers: seat.layers,
         storage: config.storage.clone(),
-        upper,
-        uid_map: ids::map(ranges.uid, &[account.uid]),
-        gid_map: ids::map(ranges.gid, &own_gids),
+        upper: seat.upper,
+        uid_map: seat.uid_map,
+        gid_map: seat.gid_map,
         groups: share.groups,
         root: profile.root,
         network: profile.network,
@@ -206,11 +269,18 @@ pub(super) fn of_nobody(config: &Config, profile: &Profile) -> Result<Plan> {
         host: profile.hostname.clone().unwrap_or_else(|| "localhost".into()),
         resolv_conf: None,
         terms: Terms(0),
+        corner: Corner::of(&user),
         user,
     })
 }
 
 impl Plan {
+    /// The user's id as the host has it.
+    #[must_use]
+    pub fn outside_uid(&self) -> u32 {
+        ids::to_outside(&self.uid_map, self.uid)
+    }
+
     /// The user's `XDG_RUNTIME_DIR`, at the place where everybody looks for it.
     #[must_use]
     pub fn runtime_dir(&self) -> PathBuf {
@@ -253,6 +323,12 @@ pub fn shell(profile: &Profile, account: &Account) -> PathBuf {
 }
 
 impl Share {
+    /// The maps of a user of the host: own uid and groups stay what they are.
+    fn maps(&self, account: &Account, ranges: ids::Ranges) -> (Vec<Extent>, Vec<Extent>) {
+        let gids: Vec<u32> = self.groups.iter().map(|group| group.gid).collect();
+        (ids::map(ranges.uid, &[account.uid]), ids::map(ranges.gid, &gids))
+    }
+
     fn terms(&self, profile: &Profile, account: &Account) -> Terms {
         let mut hasher = DefaultHasher::new();
         format!("{profile:?}").hash(&mut hasher);

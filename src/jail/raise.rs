@@ -27,7 +27,6 @@ use crate::account::Username;
 use crate::config::{Home, Network};
 use crate::error::{Act, Error, Result};
 use crate::log::Log;
-use crate::runtime::Corner;
 use crate::sys::{self, Forked, MountAttributes};
 use crate::{cgroup, ids, paths, quota};
 
@@ -88,14 +87,14 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
     let mut text = String::new();
     socket.read_to_string(&mut text).act("read", "the plan")?;
     let plan: Plan = serde_json::from_str(&text).map_err(io::Error::from).act("understand", "the plan")?;
-    let corner = Corner::of(&plan.user);
+    let corner = plan.corner.clone();
     let log = Log::open("ojail-init");
 
     // 3. Hold the limits, and read them back: this process and all that it starts in the user's control group, the upper
     //    under its quota. Before anything is mounted: a limit that cannot be held is a jail that is not raised.
-    cgroup::settle(&plan.user, plan.uid, &plan.limits, &plan.storage)?;
+    cgroup::settle(corner.user(), plan.outside_uid(), &plan.limits, &plan.storage)?;
     if let Some(upper) = &plan.upper {
-        quota::apply(upper, &plan.user, &plan.storage, &plan.limits, ids::to_outside(&plan.uid_map, 0))?;
+        quota::apply(upper, corner.user(), &plan.storage, &plan.limits, ids::to_outside(&plan.uid_map, 0))?;
     }
 
     // 4. Mount images. In the host's mount namespace, so that all jails share one mount; later there is only our own.

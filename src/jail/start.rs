@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::Plan;
 use crate::error::{Act, Error, Result};
-use crate::runtime::Corner;
 use crate::{cgroup, paths, quota};
 
 /// How long the caller waits for `ojail-init`. It takes milliseconds, unless a disk or a network home is slow.
@@ -39,7 +38,7 @@ pub fn start(plan: &Plan, alive: File) -> Result<()> {
         if let Some(upper) = &plan.upper {
             upper.undo();
         }
-        cgroup::tidy(&plan.user);
+        cgroup::tidy(plan.corner.user());
     })
 }
 
@@ -50,7 +49,7 @@ fn raise(plan: &Plan, alive: File) -> Result<()> {
     // descriptors that it needs are its standard input and output; it closes whatever else it inherited. Nothing else is run
     // from here: under the limits of a login process it might fail. Whose jail it is it needs to know before it reads the plan.
     let mut init = Command::new(&program)
-        .args([plan.user.as_str(), &plan.uid.to_string()])
+        .args([plan.corner.user().as_str(), &plan.outside_uid().to_string()])
         .env_clear()
         .current_dir("/")
         .stdin(OwnedFd::from(theirs))
@@ -83,7 +82,7 @@ fn raise(plan: &Plan, alive: File) -> Result<()> {
     let _ = init.wait();
     let Err(why) = raised else { return Ok(()) };
     // A door may have been hung that was never opened.
-    Corner::of(&plan.user).sweep()?;
+    plan.corner.sweep()?;
     Err(why)
 }
 

@@ -12,6 +12,7 @@ pub(super) mod people;
 mod programs;
 mod sshd;
 mod stack;
+mod views;
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -138,6 +139,7 @@ pub(super) fn run(user: Option<&str>, json: bool) -> Result<ExitCode> {
     let people = people::find(&mut report, &setting, user);
     people::shells(&mut report, &people, user);
     ids::check(&mut report, &setting, &people);
+    views::check(&mut report, &setting);
     pam::check(&mut report, &setting);
     sshd::check(&mut report, &setting, user);
     let told = user.map(|user| account::check(&mut report, &setting, user));
