@@ -103,11 +103,12 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Show what a user changed: A (added), M (changed), D (deleted), and the path inside the jail
+    /// Show what a user changed, compared with the layers
     ///
-    /// In parentheses stands what it is, or in what it differs from the layers. A deleted directory is one line. Control characters
-    /// in names are escaped as in Rust (`\n`, `\u{1b}`, `\xff`), and a backslash is doubled. The user may be at work meanwhile. Exit
-    /// status: 0 when it is told, changes or not.
+    /// A line each: A (added), M (changed) or D (deleted), and the path inside the jail. In parentheses stands what it is, or in
+    /// what it differs from the layers. A deleted directory is one line. Control characters in names are escaped as in Rust
+    /// (`\n`, `\u{1b}`, `\xff`), and a backslash is doubled. The user may be at work meanwhile. Exit status: 0 when it is told,
+    /// changes or not.
     #[command(after_long_help = examples(&["ojail diff alice", "ojail diff alice /etc --content"]))]
     Diff(diff::Diff),
     /// Open a session in a user's jail, on a terminal of its own
