@@ -130,9 +130,9 @@ enum Verb {
         "ojail run --profile debian -- dpkg --audit",
     ]))]
     Run(run::Run),
-    /// Show a user's jail at /srv/jails/USER (`jails` in the configuration), raising it if it is not running
+    /// Show a user's jail at /srv/jails/USER, raising it if it is not running
     ///
-    /// It is the running jail's own file system, without what is mounted in it (a home of the host's, /tmp, /proc). Owners are the
+    /// `jails` in the configuration says where. It is the running jail's own file system, without what is mounted in it (a home of the host's, /tmp, /proc). Owners are the
     /// jail's ids as the host has them, so root of the host can change and remove what is there but makes new files only as one
     /// of these. Links that begin with / lead to the host's files. The jail stays raised while it is mounted.
     #[command(after_long_help = examples(&["ojail mount alice", "ojail mount alice --read-only"]))]
