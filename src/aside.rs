@@ -26,6 +26,7 @@ use time::macros::format_description;
 use crate::account::Username;
 use crate::config::Storage;
 use crate::error::{Act, Error, Result};
+use crate::ids::Owner;
 use crate::runtime::{lock_file, private_dir};
 use crate::{paths, store, walk};
 
@@ -60,6 +61,9 @@ pub struct Record {
     /// Paths inside the jail that a reset cleared alone (`--only`).
     #[serde(default)]
     pub only: Vec<PathBuf>,
+    /// Of who was forgotten: whose it is, and the range of ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
     /// The inode number of the upper that this is about.
     upper: Option<u64>,
 }
@@ -69,7 +73,7 @@ impl Record {
     #[must_use]
     pub fn of(why: Why, profile: Option<String>) -> Self {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Self { why, at, profile, keep: Vec::new(), only: Vec::new(), upper: None }
+        Self { why, at, profile, keep: Vec::new(), only: Vec::new(), owner: None, upper: None }
     }
 }
 
@@ -84,6 +88,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The entry itself.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The tree.
     #[must_use]
     pub fn upper(&self) -> PathBuf {
@@ -350,11 +360,16 @@ impl Draft<'_> {
         self.sync()?;
         let upper = self.upper();
         record.upper = Some(fs::symlink_metadata(&upper).act("examine", &upper)?.ino());
-        write(&self.dir.join(NEXT), &record)?;
-        sync(&self.dir)?;
+        let next = self.dir.join(NEXT);
+        let kept = write(&next, &record).and_then(|()| sync(&self.dir)).and_then(|()| sync(&self.shelf.dir));
+        if let Err(e) = kept {
+            // What is refused is not there: with its record it would be.
+            remove(&next)?;
+            return Err(e);
+        }
         self.done = true;
-        sync(&self.shelf.dir)?;
-        self.shelf.settled(&self.dir)?;
+        // It is an entry already; if this fails, the next act on this shelf does it.
+        let _ = self.shelf.settled(&self.dir);
         Ok(Entry { name: self.name.clone(), dir: self.dir.clone(), record })
     }
 
@@ -463,6 +478,11 @@ pub fn expired(
     Ok(expired)
 }
 
+/// Takes an empty shelf away. One on which anything is stays.
+pub fn tidy(storage: &Storage, user: &Username) {
+    let _ = fs::remove_dir(storage.asidedirs.join(user));
+}
+
 /// Every user with a shelf.
 ///
 /// # Errors
@@ -514,7 +534,10 @@ fn sync(dir: &Path) -> Result<()> {
 }
 
 /// The time as a name: no `:`, which overlayfs and others would misread.
-fn stamp() -> Result<String> {
+///
+/// # Errors
+/// [`Error::Act`], if it is no time that can be written.
+pub fn stamp() -> Result<String> {
     OffsetDateTime::now_utc()
         .format(format_description!("[year]-[month]-[day]T[hour].[minute].[second]Z"))
         .map_err(std::io::Error::other)

@@ -107,6 +107,31 @@ impl Tree {
         }
     }
 
+    /// The group that has all of this user's jail and nothing of anybody else's, if the jail's PID 1 is in one: the user's slice,
+    /// or `ojail/USER`.
+    ///
+    /// # Errors
+    /// [`Error::Act`], [`Error::Limit`] if PID 1 is in no group at all.
+    pub fn around(&self, user: &Username, init: i32) -> Result<Option<PathBuf>> {
+        let path = group_of(&format!("/proc/{init}/cgroup"))?;
+        let mut parts = path.split('/');
+        let (first, second) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let own = if self.systemd {
+            first == "user.slice" && second.starts_with("user-") && second.ends_with(".slice")
+        } else {
+            first == "ojail" && second == user.as_str()
+        };
+        Ok(own.then(|| self.root.join(first).join(second)))
+    }
+
+    /// Whether a process is in this group or below it.
+    ///
+    /// # Errors
+    /// [`Error::Act`] if there is no such process.
+    pub fn holds(&self, group: &Path, pid: i32) -> Result<bool> {
+        covers(self, group, &format!("/proc/{pid}/cgroup"))
+    }
+
     /// What the user takes. Empty where there is no such group.
     #[must_use]
     pub fn usage(&self, user: &Username, uid: u32) -> Use {

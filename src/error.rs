@@ -188,7 +188,7 @@ pub enum Error {
     },
 
     /// Someone else acts on this jail for too long.
-    #[error("the jail of {user} is busy: another login, reset or stop has been at it for {seconds} s")]
+    #[error("the jail of {user} is busy: another login or command has been at it for {seconds} s")]
     Busy {
         /// Whose jail.
         user: String,
@@ -230,6 +230,99 @@ pub enum Error {
         user: String,
         /// All of them, for people.
         sessions: String,
+    },
+
+    /// A running jail that cannot be held still while its upper is copied.
+    #[error("the jail of {user} cannot be held still: {why}; `--end` ends it instead")]
+    Freeze {
+        /// Whose jail.
+        user: String,
+        /// The reason.
+        why: String,
+    },
+
+    /// Nobody gets in while the upper is copied.
+    #[error("the jail of {user} is held still for a snapshot or a backup at the moment; try again soon")]
+    Frozen {
+        /// Whose jail.
+        user: String,
+    },
+
+    /// A name that a snapshot cannot have.
+    #[error(
+        "a snapshot cannot be called \"{name}\": only letters, digits, \"_\", \"-\" and \".\" (the last two not first), \
+         at most 64, and not like a time, which is what `ojail reset` calls things"
+    )]
+    BadSnapshot {
+        /// The name, escaped.
+        name: String,
+    },
+
+    /// There is nothing to copy.
+    #[error("{user} has changed nothing: there is no {path}", path = path.display())]
+    NoUpper {
+        /// Whose.
+        user: String,
+        /// Where it would be.
+        path: PathBuf,
+    },
+
+    /// No such snapshot.
+    #[error("{user} has no snapshot \"{name}\"; `ojail snapshot list {user}` shows what there is")]
+    NoSnapshot {
+        /// Whose.
+        user: String,
+        /// The name, escaped.
+        name: String,
+    },
+
+    /// A backup has no place on a terminal.
+    #[error("a backup is no text for a terminal; lead it to or from a file or another program")]
+    Terminal,
+
+    /// A restore would replace something.
+    #[error("there already, and not as in the backup: {what}; `--force` sets that aside")]
+    Differ {
+        /// Everything, for people.
+        what: String,
+    },
+
+    /// The name is somebody else's by now.
+    #[error(
+        "this was set aside when {user} was forgotten, who had uid {then}; {user} has uid {now} now: if that is the same person, \
+         correct the uid in {file}/users/{user}.toml",
+        file = crate::paths::STATE
+    )]
+    OtherOwner {
+        /// The user.
+        user: String,
+        /// The uid of whose it is.
+        then: u32,
+        /// The uid of who has the name.
+        now: u32,
+    },
+
+    /// Somebody who is to be forgotten can still log in.
+    #[error(
+        "{user} exists and is jailed (profile {profile}), so the next login would begin anew; `userdel {user}` first, \
+         `ojail reset {user}` to clear the changes only, or `--force`"
+    )]
+    NotGone {
+        /// The user.
+        user: String,
+        /// The profile.
+        profile: String,
+    },
+
+    /// A copy would not fit.
+    #[error("{path} has {free} left, and {needed} are needed; make room first", path = path.display())]
+    NoSpace {
+        /// Where.
+        path: PathBuf,
+        /// For people.
+        free: String,
+        /// For people.
+        needed: String,
     },
 
     /// Nothing of this name is set aside.

@@ -80,13 +80,13 @@ pub struct Ranges {
 }
 
 /// What is kept of a user for as long as they have an upper: the proof that it is theirs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Owner {
+pub struct Owner {
     /// The uid at the first login. The same name with another uid is another person.
-    uid: u32,
+    pub uid: u32,
     /// First id of the range, if it came from the pool.
-    pool: Option<u32>,
+    pub pool: Option<u32>,
 }
 
 /// One range in a file of the subuid(5) format.
@@ -228,8 +228,7 @@ impl Registry {
     pub fn room(&self, ids: &Ids) -> Result<u32> {
         let mut taken = Vec::new();
         for path in [&self.subuid, &self.subgid] {
-            let lines = sub_lines(&read_subids(path)?)
-                .map_err(|why| Error::IdRange(format!("{}{why}", path.display())))?;
+            let lines = self.sub_lines(path)?;
             taken.extend(lines.iter().map(|line| Sub { first: line.first, count: line.count }));
         }
         for (_, owner) in self.pool(None)? {
@@ -248,6 +247,76 @@ impl Registry {
         }
         let used = used.range(..slots).count() as u64;
         Ok(u32::try_from(slots - used).unwrap_or(u32::MAX))
+    }
+
+    /// What is kept of a user. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] if the record is damaged.
+    pub fn owner(&self, user: &Username) -> Result<Option<Owner>> {
+        read_owner(&self.record(user))
+    }
+
+    /// Keeps of a user what was kept before, or elsewhere. A range that somebody else has by now is left out; the next login gives
+    /// another. Returns what is kept.
+    ///
+    /// # Errors
+    /// As [`Registry::ranges`], where it does not depend on the configuration.
+    pub fn adopt(&self, user: &Username, owner: &Owner) -> Result<Owner> {
+        let _lock = runtime::lock_file(&self.lock)?;
+        let mut taken = Vec::new();
+        for path in [&self.subuid, &self.subgid] {
+            let lines = self.sub_lines(path)?;
+            taken.extend(lines.iter().map(|line| Sub { first: line.first, count: line.count }));
+        }
+        for (_, other) in self.pool(Some(user))? {
+            taken.extend(other.pool.map(|first| Sub { first, count: COUNT }));
+            taken.push(Sub { first: other.uid, count: 1 });
+        }
+        let free = |first: &u32| {
+            let range = Sub { first: *first, count: COUNT };
+            *first >= COUNT
+                && first.checked_add(COUNT).is_some()
+                && !taken.iter().any(|other| other.count > 0 && other.overlaps(range))
+        };
+        let owner = Owner { uid: owner.uid, pool: owner.pool.filter(free) };
+        self.keep(user, &owner)?;
+        Ok(owner)
+    }
+
+    /// Forgets what is kept of a user, whose range others may have then. Returns what it was.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] if the record is damaged; [`Error::Act`].
+    pub fn release(&self, user: &Username) -> Result<Option<Owner>> {
+        let _lock = runtime::lock_file(&self.lock)?;
+        let path = self.record(user);
+        let owner = read_owner(&path)?;
+        if owner.is_some() {
+            fs::remove_file(&path).act("remove", &path)?;
+            fs::File::open(&self.users).and_then(|dir| dir.sync_all()).act("sync", &self.users)?;
+        }
+        Ok(owner)
+    }
+
+    /// The lines of `/etc/subuid` and `/etc/subgid` that are a user's, as `FILE:LINE`.
+    ///
+    /// # Errors
+    /// [`Error::IdRange`] if a file is damaged.
+    pub fn lines(&self, user: &Username, uid: Option<u32>) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        for path in [&self.subuid, &self.subgid] {
+            for line in self.sub_lines(path)? {
+                if line.owner == user.as_str() || uid.is_some_and(|uid| line.owner.parse() == Ok(uid)) {
+                    lines.push(format!("{}:{}", path.display(), line.line));
+                }
+            }
+        }
+        Ok(lines)
+    }
+
+    fn sub_lines(&self, path: &Path) -> Result<Vec<SubLine>> {
+        sub_lines(&read_subids(path)?).map_err(|why| Error::IdRange(format!("{}{why}", path.display())))
     }
 
     fn known(&self, user: &Username, account: &Account) -> Result<Known> {

@@ -44,7 +44,7 @@ impl Format {
 }
 
 /// Endings of images, in the order in which they are looked for. A directory comes before all of them.
-const IMAGES: [(&str, Format); 3] =
+pub(crate) const IMAGES: [(&str, Format); 3] =
     [("erofs", Format::Erofs), ("squashfs", Format::Squashfs), ("sqsh", Format::Squashfs)];
 
 /// Finds each layer of a profile, topmost first.
@@ -56,6 +56,22 @@ pub fn resolve(storage: &Storage, names: &[LayerName]) -> Result<Vec<Layer>> {
     // Closed to others: a layer has setuid root programs in it, and they would be the host's root here.
     runtime::private_dir(&storage.lowerdirs)?;
     names.iter().map(|name| find(storage, name)).collect()
+}
+
+/// Whether there is anything of this name.
+///
+/// # Errors
+/// [`Error::Act`] if that cannot be told.
+pub fn exists(storage: &Storage, name: &LayerName) -> Result<bool> {
+    let images = IMAGES.iter().map(|(ending, _)| format!("{name}.{ending}"));
+    for file in std::iter::once(name.to_string()).chain(images) {
+        let path = storage.lowerdirs.join(file);
+        match fs::symlink_metadata(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            meta => return meta.act("examine", &path).map(|_| true),
+        }
+    }
+    Ok(false)
 }
 
 fn find(storage: &Storage, name: &LayerName) -> Result<Layer> {

@@ -3,7 +3,7 @@
 //! Rooms, from pure to kernel; each knows only those above it:
 //!
 //! * [`config`], [`account`], [`policy`], [`seccomp`]: what should be. Values in, values out.
-//! * [`ids`], [`store`], `aside`, [`walk`], [`layers`], [`lower`], `changes`, [`quota`], [`cgroup`], [`runtime`]: what is on disk, in
+//! * [`ids`], [`store`], `aside`, `archive`, `manifest`, [`walk`], [`copy`], [`layers`], [`lower`], `changes`, [`quota`], [`cgroup`], [`freezer`], [`runtime`]: what is on disk, in
 //!   control groups and in `/run`.
 //! * [`jail`]: the story of a login: plan, raise, join, confine; and the life of a jail.
 //! * `admin`: one file per verb of the `ojail` command (feature `cli`).
@@ -17,6 +17,8 @@ pub mod account;
 #[cfg(feature = "cli")]
 pub mod admin;
 #[cfg(feature = "cli")]
+pub mod archive;
+#[cfg(feature = "cli")]
 pub mod aside;
 pub mod cgroup;
 #[cfg(feature = "cli")]
@@ -24,11 +26,14 @@ pub mod changes;
 pub mod config;
 pub mod copy;
 pub mod error;
+pub mod freezer;
 pub mod ids;
 pub mod jail;
 pub mod layers;
 pub mod log;
 pub mod lower;
+#[cfg(feature = "cli")]
+pub mod manifest;
 #[cfg(feature = "cli")]
 #[allow(unsafe_code)]
 mod pam;

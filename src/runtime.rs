@@ -83,10 +83,22 @@ impl Corner {
     /// # Errors
     /// [`Error::Busy`] after 20 s.
     pub fn lock(&self) -> Result<File> {
-        private_dir(&self.dir)?;
-        let file = open_lock(&self.dir.join("lock"))?;
-        if wait(&file, FlockOperation::NonBlockingLockExclusive, PATIENCE)? {
-            return Ok(file);
+        let path = self.dir.join("lock");
+        for _ in 0..100 {
+            private_dir(&self.dir)?;
+            let file = match open_lock(&path) {
+                // Removed with its directory, in between.
+                Err(Error::Act { source, .. }) if source.kind() == ErrorKind::NotFound => continue,
+                file => file?,
+            };
+            if !wait(&file, FlockOperation::NonBlockingLockExclusive, PATIENCE)? {
+                break;
+            }
+            // While this waited, the corner may have been removed ([`Corner::remove`]): then it is the lock of nothing.
+            let is = fs::symlink_metadata(&path).map(|meta| meta.ino()).ok();
+            if is == Some(file.metadata().act("examine", &path)?.ino()) {
+                return Ok(file);
+            }
         }
         Err(Error::Busy { user: self.user.to_string(), seconds: PATIENCE.as_secs() })
     }
@@ -197,6 +209,34 @@ impl Corner {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
             removed => removed.act("remove", &file),
         }
+    }
+
+    /// Removes the corner of somebody who is gone. The caller holds the lock, and no jail is running.
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub fn remove(&self) -> Result<()> {
+        self.sweep()?;
+        if self.view()?.is_none() {
+            self.forget_view()?;
+        }
+        fs::remove_dir(self.porch()).act("remove", &self.porch())?;
+        for name in ["alive", "lock"] {
+            let path = self.dir.join(name);
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                removed => removed.act("remove", &path)?,
+            }
+        }
+        // Whoever waited for the lock may be making it anew.
+        let _ = fs::remove_dir(&self.dir);
+        Ok(())
+    }
+
+    /// Whether there is a corner.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.dir.exists()
     }
 
     /// Waits until nothing of the jail is left.

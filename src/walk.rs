@@ -198,7 +198,7 @@ impl Walk {
 }
 
 /// A user has chosen the path: no control character of it reaches a terminal, and no more of it than one can read.
-fn failed(act: &'static str, path: &Path, source: impl Into<io::Error>) -> Error {
+pub(crate) fn failed(act: &'static str, path: &Path, source: impl Into<io::Error>) -> Error {
     let mut what: String = path.to_string_lossy().escape_debug().take(300).collect();
     if what.is_empty() {
         what.push('.');

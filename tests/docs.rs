@@ -81,7 +81,7 @@ fn the_readme_tells_every_key_of_a_profile_and_every_verb() {
     }
     for verb in [
         "check", "prove", "list", "top", "status", "diff", "enter", "run", "mount", "umount", "stop",
-        "reset", "undo", "tidy",
+        "reset", "undo", "snapshot", "backup", "restore", "forget", "tidy",
     ] {
         assert!(readme.contains(&format!("`ojail {verb}")), "the README does not tell `ojail {verb}`");
     }

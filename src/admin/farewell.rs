@@ -28,6 +28,17 @@ pub(super) const RESET: &str =
 pub(super) const UNDO: &str =
     "ojail: a reset of your jail is being undone by the administrator; what you had open is ended.";
 
+/// Of `ojail snapshot` and `ojail backup` with `--end --force`.
+pub(super) const COPY: &str = "ojail: your jail is being ended by the administrator, for a copy of what you changed; you can log in again soon.";
+
+/// Of `ojail restore --force` and `ojail snapshot restore --force`.
+pub(super) const RESTORE: &str =
+    "ojail: your jail is being restored to what it was by the administrator; what you had open is ended.";
+
+/// Of `ojail forget --force`.
+pub(super) const FORGET: &str =
+    "ojail: your jail is being removed by the administrator; what you had open is ended.";
+
 /// How long all of it may take. It takes some milliseconds.
 const BOUND: Duration = Duration::from_secs(1);
 

@@ -23,7 +23,7 @@ use crate::error::Result;
 use crate::jail::door::{Answer, Door, Guest, PATIENCE, Request};
 use crate::jail::plan;
 use crate::policy::{Decision, decide};
-use crate::{quota, runtime, store};
+use crate::{freezer, quota, runtime, store};
 
 /// One jail, as `--json` prints it: `{ "jails": [ … ] }`.
 #[derive(Debug, Serialize)]
@@ -139,6 +139,11 @@ impl Eye {
             door.set_patience(self.patience)?;
             let user = corner.user().clone();
             let mut jail = Jail { running: true, pid: Some(door.pid()), ..resting(user.clone()) };
+            if freezer::is_frozen(&corner) {
+                // It would not answer before a snapshot or a backup is through with it.
+                jails.insert(user, jail);
+                continue;
+            }
             match door.ask(&Request::Status) {
                 Ok(Some(Answer::Status(status))) => {
                     let account = self.account(&user);

@@ -1,19 +1,24 @@
 //! The administrator's command: one file per verb. Each runs as host root, says what it did on standard output, and
 //! fails with one line on standard error. Exit status: 0 done, 1 refused or failed, 2 wrong usage; `check` has its own.
 
+mod backup;
 mod check;
 mod complete;
 mod diff;
 mod enter;
 mod farewell;
+mod forget;
 mod list;
 mod mount;
 mod prove;
 mod reset;
+mod restore;
 mod run;
 mod seats;
 mod session;
+mod snapshot;
 mod status;
+mod still;
 mod stop;
 mod terminal;
 mod tidy;
@@ -22,6 +27,7 @@ mod undo;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -30,9 +36,11 @@ use clap::{Parser, Subcommand};
 use crate::account::{self, Account, Username};
 use crate::config::{self, Config, Profile};
 use crate::error::{Error, Result};
+use crate::freezer;
 use crate::jail::login::judge;
 use crate::paths;
 use crate::policy::Decision;
+use crate::runtime::Corner;
 
 /// A Debian of their own for every user who logs in over SSH.
 #[derive(Debug, Parser)]
@@ -182,6 +190,58 @@ enum Verb {
         #[arg(long)]
         force: bool,
     },
+    /// Save a point in time of a user's changes, to go back to
+    ///
+    /// A copy of the changes on the user's shelf. A running jail is frozen for as long as that takes. Snapshots stay until they are
+    /// removed by name.
+    #[command(after_long_help = examples(&[
+        "ojail snapshot alice before-upgrade",
+        "ojail snapshot alice --end --force",
+        "ojail snapshot -- list",
+    ]))]
+    Snapshot(snapshot::Snapshot),
+    /// Write jails to a directory or a stream: layers once, changes each time
+    ///
+    /// Plain tar files and images, called after their content, so that a second backup to the same directory writes only what is
+    /// new, and tools like restic and borg find the rest again. Homes on the host are not in it. A running jail is frozen while its
+    /// changes are packed.
+    #[command(after_long_help = examples(&[
+        "ojail backup /srv/backup && restic backup /srv/backup",
+        "ojail backup /srv/backup alice bob",
+        "ojail backup - | ssh backup@archive.example 'cat > jails.tar'",
+    ]))]
+    Backup(backup::Backup),
+    /// Make the jails of a backup, on this host or a bare one
+    ///
+    /// Everything is verified before anything is put in place. What is there already and differs is a refusal, unless with --force.
+    #[command(after_long_help = examples(&[
+        "ojail restore /srv/backup",
+        "ojail restore /srv/backup alice --force",
+        "ojail restore - < jails.tar",
+    ]))]
+    Restore(restore::Restore),
+    /// Let go of what is kept of a user who is gone: changes, work directory, id range
+    ///
+    /// The changes are set aside; `ojail undo` brings them back until `ojail tidy` deletes them.
+    #[command(after_long_help = examples(&["userdel alice && ojail forget alice", "ojail forget alice --snapshots"]))]
+    Forget {
+        /// Who
+        user: String,
+        /// Also a user who exists and is jailed, and one whose sessions are open
+        #[arg(long)]
+        force: bool,
+        /// Remove the user's snapshots, too
+        #[arg(long)]
+        snapshots: bool,
+    },
+    /// Holds a jail still for `snapshot` and `backup`, and thaws it when they end, however they do
+    #[command(name = freezer::GUARD, hide = true)]
+    HoldStill {
+        /// Whose jail
+        user: String,
+        /// Its control group
+        group: PathBuf,
+    },
     /// Delete what is set aside and past its retention (`[reset]` in the configuration)
     ///
     /// A systemd timer does this every day.
@@ -235,6 +295,16 @@ pub fn main() -> ExitCode {
         Verb::Stop { user, force } => as_root().and_then(|()| stop::run(&user, force)),
         Verb::Reset(reset) => as_root().and_then(|()| reset::run(&reset)),
         Verb::Undo { user, name, force } => as_root().and_then(|()| undo::run(&user, name.as_deref(), force)),
+        Verb::Snapshot(snapshot) => as_root().and_then(|()| snapshot::run(&snapshot)),
+        Verb::Backup(backup) => as_root().and_then(|()| backup::run(&backup)),
+        Verb::Restore(restore) => as_root().and_then(|()| restore::run(&restore)),
+        Verb::Forget { user, force, snapshots } => {
+            as_root().and_then(|()| forget::run(&user, force, snapshots))
+        }
+        Verb::HoldStill { user, group } => as_root().and_then(|()| {
+            freezer::guard(&Corner::of(&username(&user)?), &group);
+            Ok(ExitCode::SUCCESS)
+        }),
         Verb::Tidy { dry_run } => as_root().and_then(|()| tidy::run(dry_run)),
         Verb::Complete { what } => complete::run(what),
     };

@@ -2,15 +2,17 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::{configuration, say};
 use crate::account::Username;
 use crate::aside::{self, Record, Shelf, Why};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::jail::door::Door;
 use crate::jail::temporary;
 use crate::runtime::Corner;
-use crate::walk;
+use crate::{freezer, runtime, walk};
 
 pub(super) fn run(dry_run: bool) -> Result<ExitCode> {
     let config = configuration()?;
@@ -19,11 +21,27 @@ pub(super) fn run(dry_run: bool) -> Result<ExitCode> {
         failed = true;
         let _ = writeln!(std::io::stderr(), "ojail: {what}");
     };
+    for corner in runtime::corners()? {
+        freezer::thaw_abandoned(&corner);
+    }
     let mut number = 0;
     for user in aside::owners(&config.storage)? {
         let corner = Corner::of(&user);
+        let had_corner = corner.exists();
         // Held for a few renames only: a login must not wait for a deletion.
-        match corner.lock().and_then(|_lock| discard(&config, &user, dry_run)) {
+        let tidy = || {
+            let _lock = corner.lock()?;
+            let names = discard(&config, &user, dry_run)?;
+            if !dry_run {
+                aside::tidy(&config.storage, &user);
+            }
+            // A place in /run for who has none is for the lock only.
+            if !had_corner && Door::knock(&corner)?.is_none() && corner.gone(Duration::ZERO)? {
+                corner.remove()?;
+            }
+            Ok::<_, Error>(names)
+        };
+        match tidy() {
             Ok(names) => {
                 number += names.len();
                 for name in names {

@@ -6,6 +6,7 @@ use super::list::local_time;
 use super::{configuration, farewell, profile_of, reset, say, stop, username};
 use crate::aside::{Record, Shelf, Why};
 use crate::error::{Error, Result};
+use crate::ids;
 use crate::log::{Level, Log};
 use crate::runtime::Corner;
 
@@ -27,10 +28,22 @@ pub(super) fn run(user: &str, name: Option<&str>, force: bool) -> Result<ExitCod
     if entry.record.why == Why::Snapshot {
         return Err(Error::IsSnapshot { user: user.to_string(), name: entry.name });
     }
+    // Who was forgotten, and who has the name by now, may be two.
+    let registry = ids::Registry::default();
+    let (then, now) = (entry.record.owner, registry.owner(&user)?);
+    if let (Some(then), Some(now)) = (then, now) {
+        if then.uid != now.uid {
+            return Err(Error::OtherOwner { user: user.to_string(), then: then.uid, now: now.uid });
+        }
+    }
     if reset::ended(&corner, force, farewell::UNDO)? {
         say(format_args!("The jail of {user} has ended."));
     }
     let back = entry.upper();
+    if let (Some(then), None) = (then, now) {
+        // Before the upper is somebody's, it is known whose.
+        registry.adopt(&user, &then)?;
+    }
     let replaced = shelf.put_back(&entry, Record::of(Why::Undo, profile_of(&config, &user)))?;
     say(format_args!("{user} has the changes again that were set aside on {}.", local_time(entry.record.at)));
     if let Some(replaced) = replaced {

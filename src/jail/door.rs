@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::Terms;
 use crate::config::{Network, Publish};
 use crate::error::{Act, Error, Result};
+use crate::freezer;
 use crate::runtime::Corner;
 use crate::seccomp::Changes;
 
@@ -161,7 +162,7 @@ fn seqpacket(flags: SocketFlags) -> rustix::io::Result<OwnedFd> {
 /// A connection to a jail's PID 1.
 #[derive(Debug)]
 pub struct Door {
-    user: String,
+    corner: Corner,
     socket: OwnedFd,
     pid: Pid,
     init: OwnedFd,
@@ -173,6 +174,7 @@ impl Door {
     /// # Errors
     /// [`Error::Act`] for anything but the absence of a jail.
     pub fn knock(corner: &Corner) -> Result<Option<Self>> {
+        freezer::thaw_abandoned(corner);
         let path = corner.door();
         let socket = seqpacket(SocketFlags::CLOEXEC).act("make", "a socket")?;
         be_patient(&socket, PATIENCE)?;
@@ -191,7 +193,7 @@ impl Door {
         if within(&socket, Duration::ZERO).act("poll", "the jail's door")? {
             return Ok(None);
         }
-        Ok(Some(Self { user: corner.user().to_string(), socket, pid, init }))
+        Ok(Some(Self { corner: corner.clone(), socket, pid, init }))
     }
 
     /// Waits for answers this long, instead of [`PATIENCE`].
@@ -209,7 +211,7 @@ impl Door {
     pub fn tell(&self, request: &Request) -> Result<()> {
         match say(&self.socket, request) {
             Err(e) if !matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
-                Err(e).act("talk to PID 1 of the jail of", self.user.as_str())
+                Err(e).act("talk to PID 1 of the jail of", self.user())
             }
             _ => Ok(()),
         }
@@ -227,12 +229,15 @@ impl Door {
         match answer {
             Ok(answer) => Ok(answer),
             Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                Err(Error::Door { user: self.user.clone(), answer: e.to_string() })
+                Err(Error::Door { user: self.user().to_owned(), answer: e.to_string() })
             }
             Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                 Ok(None)
             }
-            Err(e) => Err(e).act("talk to PID 1 of the jail of", self.user.as_str()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && freezer::is_frozen(&self.corner) => {
+                Err(Error::Frozen { user: self.user().to_owned() })
+            }
+            Err(e) => Err(e).act("talk to PID 1 of the jail of", self.user()),
         }
     }
 
@@ -248,6 +253,10 @@ impl Door {
         let bytes = serde_json::to_vec(request).map_err(io::Error::from).act("write", "a request")?;
         let sent = sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL);
         self.answered(sent.map_err(io::Error::from).and_then(|_| hear(&self.socket)))
+    }
+
+    fn user(&self) -> &str {
+        self.corner.user().as_str()
     }
 
     /// A descriptor of the jail's PID 1, proven to be the process behind this door.

@@ -101,6 +101,13 @@ fn finish(corner: &Corner, door: &Door, members: Option<Members>) -> Result<()> 
     Ok(())
 }
 
+/// Every process of the jail behind this door, as the host counts: login processes too. `None` if it has just ended, or is not told
+/// apart from the host.
+#[must_use]
+pub fn members(door: &Door) -> Option<Vec<i32>> {
+    Members::of(door).map(|members| members.pids().collect())
+}
+
 fn still(corner: &Corner) -> Error {
     Error::StillEnding { user: corner.user().to_string() }
 }
@@ -123,18 +130,24 @@ impl Members {
         (lives && id != own).then_some(Self { _namespace: namespace, id })
     }
 
+    fn has(&self, pid: i32) -> bool {
+        fs::metadata(format!("/proc/{pid}/ns/user")).is_ok_and(|meta| identity(&meta) == self.id)
+    }
+
+    /// Their numbers, as the host counts.
+    fn pids(&self) -> impl Iterator<Item = i32> {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+            .filter(|pid| self.has(*pid))
+    }
+
     /// Kills them. Membership is asked again after each pidfd is open, so a pid that was reused is left alone.
     fn kill(&self) {
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
-            let member =
-                || fs::metadata(format!("/proc/{pid}/ns/user")).is_ok_and(|meta| identity(&meta) == self.id);
-            if !member() {
-                continue;
-            }
+        for pid in self.pids() {
             if let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
             {
-                if member() {
+                if self.has(pid) {
                     let _ = pidfd_send_signal(&pidfd, Signal::KILL);
                 }
             }

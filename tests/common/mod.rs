@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test program uses some of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -130,4 +132,24 @@ for path, directories, files in os.walk(sys.argv[1].encode()):
 print(sha.hexdigest())
 "#;
     host.exec(["python3", "-c", DIGEST, directory]).text()
+}
+
+/// Every system call of a command, by name and number among those of its name. Those of its start (linking, memory) are in it.
+#[track_caller]
+pub(crate) fn calls(host: &Host, command: &str) -> Vec<(String, usize)> {
+    host.root(&format!("strace -o /root/calls {command}")).ok();
+    let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
+    let mut calls = Vec::new();
+    for line in fs::read_to_string(host.path("/root/calls")).unwrap().lines() {
+        // "openat(AT_FDCWD, …) = 3"; what else there is begins with "+++" or "---".
+        let Some((name, _)) = line.split_once('(') else { continue };
+        if name.starts_with(['+', '-']) {
+            continue;
+        }
+        let number = numbers.entry(name.to_owned()).or_default();
+        *number += 1;
+        calls.push((name.to_owned(), *number));
+    }
+    assert!(calls.len() > 100, "{command} has {} system calls only", calls.len());
+    calls
 }

@@ -1,12 +1,10 @@
 //! What changes places does so in one step: whatever happens in between, all is as it was, or as it should be.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 
 use lab::Host;
 
-use crate::common::{digest, host};
+use crate::common::{calls, digest, host};
 
 const UPPER: &str = "/srv/overlay/upperdirs/alice";
 const SHELF: &str = "/srv/overlay/asidedirs/alice";
@@ -23,25 +21,6 @@ fn state(host: &Host) -> String {
         writeln!(state, "aside {}", digest(host, entry["upper"].as_str().unwrap())).unwrap();
     }
     state
-}
-
-/// Every system call of a command, by name and number among those of its name. Those of its start (linking, memory) are in it.
-fn calls(host: &Host, command: &str) -> Vec<(String, usize)> {
-    host.root(&format!("strace -o /root/calls {command}")).ok();
-    let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
-    let mut calls = Vec::new();
-    for line in fs::read_to_string(host.path("/root/calls")).unwrap().lines() {
-        // "openat(AT_FDCWD, …) = 3"; what else there is begins with "+++" or "---".
-        let Some((name, _)) = line.split_once('(') else { continue };
-        if name.starts_with(['+', '-']) {
-            continue;
-        }
-        let number = numbers.entry(name.to_owned()).or_default();
-        *number += 1;
-        calls.push((name.to_owned(), *number));
-    }
-    assert!(calls.len() > 100, "{command} has {} system calls only", calls.len());
-    calls
 }
 
 /// Something to be cleared, and a way back to it.

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
+mod freeze;
 mod limits;
 mod network;
 mod power;
@@ -39,6 +40,7 @@ fn setup() -> Setup {
         ("paula", 1009, "private"),
         ("nora", 1010, "limited"),
         ("mira", 1011, "jailed"),
+        ("frida", 1012, "jailed"),
     ];
     let mut setup = lab::host();
     for (name, uid, group) in users {
