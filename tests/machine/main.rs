@@ -10,6 +10,7 @@ mod network;
 mod power;
 mod services;
 mod sessions;
+mod view;
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,6 +40,7 @@ fn setup() -> Setup {
         ("paula", 1009, "private"),
         ("nora", 1010, "limited"),
         ("mira", 1011, "jailed"),
+        ("vera", 1012, "jailed"),
     ];
     let mut setup = lab::host();
     for (name, uid, group) in users {
