@@ -10,8 +10,8 @@ use crate::aside::{self, Record, Shelf, Why};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::jail::door::Door;
-use crate::jail::temporary;
-use crate::runtime::Corner;
+use crate::jail::{temporary, view};
+use crate::runtime::{Corner, corners};
 use crate::{freezer, runtime, walk};
 
 pub(super) fn run(dry_run: bool) -> Result<ExitCode> {
@@ -54,6 +54,15 @@ pub(super) fn run(dry_run: bool) -> Result<ExitCode> {
     }
     if !dry_run {
         temporary::sweep(&config.storage);
+        for corner in corners()? {
+            let forget = || match view::is_stale(&corner)? {
+                true => corner.lock().and_then(|_lock| view::forget(&corner)),
+                false => Ok(()),
+            };
+            if let Err(e) = forget() {
+                complain(&format_args!("{}: {e}", corner.user()));
+            }
+        }
         for error in aside::empty(&config.storage, None)? {
             complain(&error);
         }

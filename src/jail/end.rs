@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::door::{Answer, Door, Guest, Request};
+use super::view;
 use crate::cgroup;
 use crate::error::{Error, Result};
 use crate::runtime::Corner;
@@ -61,14 +62,15 @@ pub fn end_if_empty(corner: &Corner) -> Result<Ended> {
     finish(corner, &door, members).map(|()| Ended::Now)
 }
 
-/// Refuses while the administrator has the jail mounted: its overlay would stay, and with it the upper in use.
+/// Refuses while the administrator has the jail mounted: its overlay would stay, and with it the upper in use. The caller holds the
+/// user's lock.
 ///
 /// # Errors
 /// [`Error::ViewOpen`].
 pub fn not_mounted(corner: &Corner) -> Result<()> {
     match corner.view()? {
         Some(path) => Err(Error::ViewOpen { user: corner.user().to_string(), path }),
-        None => Ok(()),
+        None => view::forget(corner),
     }
 }
 

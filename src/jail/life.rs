@@ -336,6 +336,10 @@ impl Life {
                     return Some(Answer::Stranger { owner: self.house.uid });
                 }
                 self.callers[number].holds = true;
+                // Nobody else has to knock first.
+                if let Phase::Warm(_) = self.phase {
+                    self.phase = Phase::Warm(Instant::now() + self.house.keep_warm);
+                }
                 Some(Answer::Held(true))
             }
             Request::Clone => {

@@ -62,8 +62,11 @@ pub fn open(
     }
     let place = Place::make(&config.storage.jails, &user)?;
     if let Err(error) = attached(config, profile, account, &corner, &place, readonly, log) {
-        place.unmake();
-        corner.forget_view()?;
+        // A PID 1 that was stopped may still have its descriptor of the mount, which then cannot be unmounted: it stays, and is known.
+        if corner.view()?.is_none() {
+            place.unmake();
+            corner.forget_view()?;
+        }
         return Err(error);
     }
     log.event(
@@ -115,6 +118,28 @@ fn attached(
         let _ = door.tell(&Request::Release);
     }
     shown
+}
+
+/// Whether there is a note of a view that is gone: by other means than `ojail umount`, or by one that was killed before it could say
+/// so. In a mount namespace of one's own that cannot be told.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn is_stale(corner: &Corner) -> Result<bool> {
+    Ok(corner.place_of_view()?.is_some()
+        && corner.view()?.is_none()
+        && in_the_hosts_mounts("umount", corner.user()).is_ok())
+}
+
+/// Tells PID 1 of a view that is gone, and clears what is left of it. The caller holds the user's lock.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn forget(corner: &Corner) -> Result<()> {
+    if is_stale(corner)? {
+        close(corner, &mut Log::none())?;
+    }
+    Ok(())
 }
 
 /// Hides the jail of a user again.

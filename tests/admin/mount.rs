@@ -356,7 +356,7 @@ fn calls(host: &Host, command: &str) -> Vec<(String, usize)> {
         }
         let number = numbers.entry(name.to_owned()).or_default();
         *number += 1;
-        began |= line.contains("ojail.toml");
+        began |= line.contains("ojail.toml") || line.contains("/run/ojail/");
         if began {
             calls.push((name.to_owned(), *number));
         }
@@ -422,4 +422,43 @@ fn after_a_kill_of_ojail_mount_at_any_system_call_it_is_mounted_and_held_or_neit
             until(&format!("{at}: nothing holds the jail"), SOON, || !runs(&host, "alice"));
         }
     }
+}
+
+#[test]
+fn a_hold_that_a_killed_umount_left_is_taken_back_by_the_next_act_or_by_tidy() {
+    lab::require_root!();
+    let host = impatient();
+    host.root("ojail mount alice").ok();
+    let all = calls(&host, "ojail umount alice");
+    until("the jail has ended", SOON, || !runs(&host, "alice"));
+    let first = all.iter().position(|(call, _)| call == "umount2").expect("it is unmounted somehow");
+    let mut held = 0;
+    for (call, number) in &all[first..] {
+        for next in [
+            "ojail umount alice",
+            "ojail tidy",
+            "ojail stop alice",
+            "ojail mount alice && ojail umount alice",
+        ] {
+            host.root("ojail mount alice").ok();
+            let kill = format!(
+                "strace -qq -o /dev/null -e 'inject={call}:signal=KILL:when={number}' ojail umount alice"
+            );
+            host.root(&kill).run();
+            held += usize::from(mounts(&host).is_empty() && runs(&host, "alice"));
+            if next == "ojail tidy" && !mounts(&host).is_empty() {
+                host.root("ojail umount alice").ok();
+            }
+            let after = host.root(next).run();
+            // Killed before it was unmounted.
+            if next == "ojail stop alice" && after.code() == Some(1) {
+                host.root("ojail umount alice").ok();
+            }
+            until(&format!("a kill at {call} number {number}, {next}: the jail has ended"), SOON, || {
+                !runs(&host, "alice")
+            });
+            assert_eq!((mounts(&host).len(), host.root("ls -A /srv/jails").text().as_str()), (0, ""));
+        }
+    }
+    eprintln!("{held} of {} were held and not mounted", 4 * (all.len() - first));
 }

@@ -72,7 +72,32 @@ fn all_of_a_user_together_keeps_to_the_limits() {
     disk(&machine);
     cron(&machine);
     reset(&machine);
+    temporary(&machine);
     lifted(&machine);
+}
+
+/// The limits of a temporary jail hold, those of its upper for itself, and nothing of them is left.
+fn temporary(machine: &Machine) {
+    machine.root("ojail reset alice --force").ok();
+    machine.ssh("alice", "head -c 10M /dev/zero > /var/tmp/own").ok();
+    let before = status(machine)["disk"].clone();
+    let fill =
+        "sh -c 'head -c 20M /dev/zero > /var/tmp/file && echo twenty; head -c 20M /dev/zero > /var/tmp/more'";
+    for whose in ["alice --ephemeral", "--profile small"] {
+        let full = machine.root(&format!("ojail run {whose} -- {fill}")).fails();
+        // Beside what alice has, and not more than a jail may.
+        assert!(full.stdout == "twenty\n" && full.stderr.contains("Disk quota exceeded"), "{whose}: {full}");
+        let tasks = "ojail run --profile small -- sh -c 'for i in $(seq 120); do sleep 1 & done; wait'";
+        let full = machine.root(tasks).fails();
+        assert!(full.stderr.contains("fork"), "{whose}: {full}");
+    }
+    assert_eq!(status(machine)["disk"], before);
+    let left = "ls -d /run/systemd/system.control/user-??????*.slice.d /sys/fs/cgroup/user.slice/user-??????*.slice; \
+                ls /srv/overlay/asidedirs/.run /run/ojail/runs; ls /var/lib/ojail/users | grep 0jail";
+    until(Duration::from_secs(60), "nothing is left", || {
+        !machine.root(left).run().stdout.contains(|c: char| c.is_ascii_digit())
+    });
+    machine.ssh("alice", "rm /var/tmp/own").ok();
 }
 
 fn processes(machine: &Machine) {

@@ -11,6 +11,7 @@ mod network;
 mod power;
 mod services;
 mod sessions;
+mod view;
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,6 +42,7 @@ fn setup() -> Setup {
         ("nora", 1010, "limited"),
         ("mira", 1011, "jailed"),
         ("frida", 1012, "jailed"),
+        ("vera", 1013, "jailed"),
     ];
     let mut setup = lab::host();
     for (name, uid, group) in users {
