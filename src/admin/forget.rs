@@ -56,14 +56,13 @@ pub(super) fn run(user: &str, force: bool, snapshots: bool) -> Result<ExitCode> 
         done(format_args!("The work directory of {user} is removed."));
     }
     if let Some(owner) = registry.release(&user)? {
-        let range = match owner.pool {
-            Some(first) => format!("the ids from {first} on"),
-            None => "the name".into(),
-        };
-        done(format_args!("Others may have {range} now."));
+        match owner.pool {
+            Some(first) => done(format_args!("The ids from {first} on are free for others.")),
+            None => done(format_args!("It is not on record any more whose the name {user} is.")),
+        }
     }
     for line in registry.lines(&user, owner.map(|owner| owner.uid))? {
-        say(format_args!("{line} is not ojail's to take out."));
+        say(format_args!("{line} is not ojail's to take out; `userdel` and `usermod --del-subuids` do."));
     }
     let kept: Vec<_> =
         shelf.entries()?.into_iter().filter(|entry| entry.record.why == Why::Snapshot).collect();

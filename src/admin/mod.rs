@@ -208,7 +208,7 @@ enum Verb {
     #[command(after_long_help = examples(&[
         "ojail backup /srv/backup && restic backup /srv/backup",
         "ojail backup /srv/backup alice bob",
-        "ojail backup - | ssh backup@archive.example 'cat > jails.tar'",
+        "ojail backup - | ssh archive.example 'cat > jails.tar'",
     ]))]
     Backup(backup::Backup),
     /// Make the jails of a backup, on this host or a bare one

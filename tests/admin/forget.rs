@@ -85,7 +85,10 @@ fn a_range_that_was_let_go_goes_to_the_next_and_one_of_subuid_stays() {
     alone(&host, "dora");
     host.root("echo dora:900000:65536 | tee -a /etc/subuid >> /etc/subgid; userdel -f dora; echo dora:900000:65536 >> /etc/subuid").ok();
     let said = host.root("ojail forget dora").text();
-    assert!(said.contains("is not ojail's to take out") && said.contains("/etc/subuid:"), "{said}");
+    assert!(
+        said.contains("is not ojail's to take out; `userdel`") && said.contains("/etc/subuid:"),
+        "{said}"
+    );
 }
 
 #[test]
