@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recv,
     recvmsg, send, sendmsg, socket_with, sockopt,
 };
@@ -319,12 +319,7 @@ pub fn say(socket: impl AsFd, message: &impl Serialize) -> io::Result<()> {
 /// # Errors
 /// What recv(2) says; `InvalidData` for what is no message.
 pub fn hear<T: for<'a> Deserialize<'a>>(socket: impl AsFd) -> io::Result<Option<T>> {
-    // The message's length first, so that the usual small one needs no large buffer.
-    let (_, length) = recv(&socket, &mut [0u8; 0][..], RecvFlags::PEEK | RecvFlags::TRUNC)?;
-    if length > MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message that is too long"));
-    }
-    let mut buffer = vec![0; length];
+    let mut buffer = room_for_next(&socket)?;
     let (_, length) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
     if length == 0 {
         return Ok(None);
@@ -337,8 +332,7 @@ pub fn hear<T: for<'a> Deserialize<'a>>(socket: impl AsFd) -> io::Result<Option<
 /// # Errors
 /// As [`hear`].
 pub fn hear_with<T: for<'a> Deserialize<'a>>(socket: impl AsFd) -> io::Result<Option<(T, Option<OwnedFd>)>> {
-    // No request is longer than this: a name of a service, a name of a host.
-    let mut buffer = vec![0; 4096];
+    let mut buffer = room_for_next(&socket)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut into = [IoSliceMut::new(&mut buffer)];
@@ -352,10 +346,16 @@ pub fn hear_with<T: for<'a> Deserialize<'a>>(socket: impl AsFd) -> io::Result<Op
     if got.bytes == 0 {
         return Ok(None);
     }
-    if got.flags.contains(ReturnFlags::TRUNC) {
+    Ok(Some((understood(&buffer[..got.bytes])?, fd)))
+}
+
+/// The next message's length first, so that the usual small one needs no large buffer.
+fn room_for_next(socket: impl AsFd) -> io::Result<Vec<u8>> {
+    let (_, length) = recv(&socket, &mut [0u8; 0][..], RecvFlags::PEEK | RecvFlags::TRUNC)?;
+    if length > MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a message that is too long"));
     }
-    Ok(Some((understood(&buffer[..got.bytes])?, fd)))
+    Ok(vec![0; length])
 }
 
 fn understood<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> io::Result<T> {
