@@ -44,7 +44,7 @@ pub fn completions(shell: Shell, program: &str) -> io::Result<String> {
 /// # Errors
 /// See [`completions`].
 pub fn completions_of(command: &Command, shell: Shell, program: &str) -> io::Result<String> {
-    let mut command = shown(command);
+    let mut command = shown(command, shell);
     command.build();
     let mut bytes = Vec::new();
     generate(shell, &mut command, "ojail", &mut bytes);
@@ -62,13 +62,16 @@ pub fn completions_of(command: &Command, shell: Shell, program: &str) -> io::Res
     Ok(ask_for_names(&script, shell, &mut Vec::new(), &command)?.replace(PROGRAM, program))
 }
 
-/// Without what is hidden, which `clap_complete` would complete too.
-fn shown(command: &Command) -> Command {
+/// Without what is hidden, which `clap_complete` would complete too. For zsh it looks for a verb below a verb behind all that may stand
+/// in its place (`ojail snapshot USER [NAME]`), where none is ever found; so zsh is told of the verbs only.
+fn shown(command: &Command, shell: Shell) -> Command {
     // A name must be there for good, and this is a program of one moment.
     let name: &'static str = Box::leak(command.get_name().to_owned().into_boxed_str());
-    let visible = command.get_subcommands().filter(|sub| !sub.is_hide_set()).map(shown);
+    let visible = command.get_subcommands().filter(|sub| !sub.is_hide_set()).map(|sub| shown(sub, shell));
     let mut new = Command::new(name).disable_help_subcommand(true).subcommands(visible);
-    new = new.args(command.get_arguments().filter(|arg| !arg.is_hide_set()).cloned());
+    let verbs_only = shell == Shell::Zsh && command.has_subcommands();
+    let told = |arg: &&Arg| !(arg.is_hide_set() || verbs_only && arg.is_positional());
+    new = new.args(command.get_arguments().filter(told).cloned());
     if let Some(about) = command.get_about() {
         new = new.about(about.clone());
     }

@@ -97,6 +97,9 @@ fn bash_and_fish_offer_verbs_flags_and_the_names_of_users_and_profiles() {
             ("ojail reset --f", &["--force"], &["alice"]),
             ("ojail reset --all --profile ", &["debian", "nginx"], &["alice", "--force"]),
             ("ojail check al", &["alice"], &["bob"]),
+            ("ojail snapshot restore b", &["bob"], &["alice"]),
+            ("ojail snapshot al", &["alice"], &["bob"]),
+            ("ojail forget al", &["alice"], &["bob"]),
             ("ojail list ", &[], &["alice"]),
         ] {
             let words = complete(&directory, shell, line);
@@ -120,11 +123,13 @@ fn bash_and_fish_offer_verbs_flags_and_the_names_of_users_and_profiles() {
 fn zsh_completes_verbs_flags_and_the_names_of_users_and_profiles() {
     let directory = directory();
     for (line, whole) in [
-        ("ojail res", "ojail reset "),
+        ("ojail rese", "ojail reset "),
         ("ojail reset al", "ojail reset alice "),
         ("ojail undo --fo", "ojail undo --force "),
         ("ojail undo --force b", "ojail undo --force bob "),
         ("ojail reset --all --profile ng", "ojail reset --all --profile nginx "),
+        ("ojail snapshot restore al", "ojail snapshot restore alice "),
+        ("ojail forget al", "ojail forget alice "),
         ("ojail compl", "ojail compl"),
     ] {
         assert_eq!(complete(&directory, Shell::Zsh, line), [whole]);
