@@ -280,8 +280,10 @@ impl<'a> Shelf<'a> {
         change(from, to).act("change places of", format!("{} and {}", upper.display(), other.display()))?;
         if let Err(e) = uppers.sync_all() {
             // Not known to be on the disk: what is reported as failed has not happened.
-            let _ = change(to, from);
-            let _ = remove(&next);
+            // Where even that fails, the record stays: without one the upper would be taken for rubbish.
+            if change(to, from).is_ok() {
+                let _ = remove(&next);
+            }
             return Err(e).act("sync", &self.storage.upperdirs);
         }
         // What fails from here on is done by the next act on this shelf.
@@ -416,8 +418,14 @@ impl State {
                 return Ok(Self::Done(next));
             }
         }
-        match (read(&dir.join(RECORD))?, upper) {
+        let path = dir.join(RECORD);
+        match (read(&path)?, upper) {
             (Some(record), Some(_)) => Ok(Self::Whole(record)),
+            // It came here by a rename, whole. Whatever became of it, what it is about is somebody's.
+            (None, Some(_)) if path.exists() => Err(Error::Unfit {
+                path,
+                why: "is damaged, or of a newer ojail; mend it, or move what lies beside it away".into(),
+            }),
             _ => Ok(Self::Rubbish),
         }
     }

@@ -237,6 +237,22 @@ fn all_of_a_profile_are_reset_and_one_who_is_in_does_not_stop_the_others() {
 }
 
 #[test]
+fn what_has_a_damaged_record_is_told_and_never_thrown_away() {
+    lab::require_root!();
+    let host = host("");
+    host.ssh("alice", "echo precious > /var/tmp/n").ok();
+    host.root("ojail reset --force alice").ok();
+    let entry =
+        format!("/srv/overlay/asidedirs/alice/{}", aside(&host, "alice")[0]["name"].as_str().unwrap());
+    host.root(&format!("sed -i 's/\"reset\"/\"of the future\"/' {entry}/record.json")).ok();
+    for command in ["ojail reset --list alice", "ojail undo alice", "ojail tidy"] {
+        let said = host.root(command).fails();
+        assert!(said.stderr.contains("record.json: is damaged, or of a newer ojail"), "{said}");
+    }
+    assert_eq!(fs::read_to_string(host.path(&entry).join("upper/var/tmp/n")).unwrap(), "precious\n");
+}
+
+#[test]
 fn two_administrators_at_once_do_one_thing_after_the_other() {
     lab::require_root!();
     let host = host("");
