@@ -326,8 +326,12 @@ fn put_layer(
         let away = lowerdirs.join(name);
         if old.path == place {
             // At no moment is there none.
-            renameat_with(CWD, &new, CWD, &place, RenameFlags::EXCHANGE).act("put in place", &place)?;
+            // And a kill in between leaves the new one by the name of the old, never the old one where it would be cleared.
             renameat_with(CWD, &new, CWD, &away, RenameFlags::NOREPLACE).act("set aside", &old.path)?;
+            if let Err(e) = renameat_with(CWD, &away, CWD, &place, RenameFlags::EXCHANGE) {
+                let _ = renameat_with(CWD, &away, CWD, &new, RenameFlags::NOREPLACE);
+                return Err(e).act("put in place", &place);
+            }
         } else {
             renameat_with(CWD, &old.path, CWD, &away, RenameFlags::NOREPLACE).act("set aside", &old.path)?;
             renameat_with(CWD, &new, CWD, &place, RenameFlags::NOREPLACE).act("put in place", &place)?;
