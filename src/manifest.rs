@@ -1,10 +1,12 @@
 //! What a backup says of itself: `manifest.json`, without which the files beside it are nothing.
 //!
-//!     manifest.json                    the last to be written; it names what belongs to the backup
-//!     layers/NAME-SHA256.tar           a layer that is a directory
-//!     layers/NAME-SHA256.erofs         … or an image, as it is (.squashfs and .sqsh too)
-//!     uppers/USER-SHA256.tar           what a user changed
-//!     configuration-SHA256.toml        the configuration, to read
+//! ```text
+//! manifest.json                    the last to be written; it names what belongs to the backup
+//! layers/NAME-SHA256.tar           a layer that is a directory
+//! layers/NAME-SHA256.erofs         … or an image, as it is (.squashfs and .sqsh too)
+//! uppers/USER-SHA256.tar           what a user changed
+//! configuration-SHA256.toml        the configuration, to read
+//! ```
 //!
 //! A file is called after its content, so nothing is ever overwritten, and what is there already is not written again.
 
