@@ -256,7 +256,8 @@ pub fn load(path: &Path) -> Result<Config, Mistake> {
             .map_err(|e| mistake(format!("its directory cannot be examined: {e}")))?;
         trusted(parent, &meta).map_err(mistake)?;
     }
-    let mut text = String::new();
+    // Known beforehand, or it would be read by the half line.
+    let mut text = String::with_capacity(meta.len().min(MAX_SIZE) as usize + 1);
     file.by_ref()
         .take(MAX_SIZE + 1)
         .read_to_string(&mut text)

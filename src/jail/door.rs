@@ -225,6 +225,21 @@ impl Door {
         self.answered(say(&self.socket, request).and_then(|()| hear(&self.socket)))
     }
 
+    /// As [`Door::ask`], and does something of this process' own while PID 1 makes up its answer. `None` also if that was done in
+    /// vain.
+    ///
+    /// # Errors
+    /// As [`Door::ask`], and what `meanwhile` says.
+    pub fn ask_and<T>(
+        &self,
+        request: &Request,
+        meanwhile: impl FnOnce() -> Result<T>,
+    ) -> Result<Option<(Answer, T)>> {
+        let said = say(&self.socket, request);
+        let done = meanwhile()?;
+        Ok(self.answered(said.and_then(|()| hear(&self.socket)))?.map(|answer| (answer, done)))
+    }
+
     fn answered(&self, answer: io::Result<Option<Answer>>) -> Result<Option<Answer>> {
         match answer {
             Ok(answer) => Ok(answer),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::door::{Answer, Door, Guest, House, Request, now};
-use super::join::{Session, join};
+use super::join::{self, Ready, Session, join};
 use super::plan::{self, Terms};
 use super::{confine, start};
 use crate::account::{self, Account, Username};
@@ -68,13 +68,13 @@ pub fn open(visitor: &Visitor, log: &mut Log) -> Result<Login> {
     let guest = guest(visitor, account.uid, plan::terms(profile, &account)?);
 
     // 3. A running jail lets us in at once, without any lock. Otherwise raise one.
-    let (door, house) = match knock(&corner, &guest)? {
+    let (door, house, ready) = match knock(&corner, &guest)? {
         Some(welcome) => welcome,
         None => raised(&config, profile, &account, &corner, &guest, log)?,
     };
 
     // 4. Join, then confine: in the jail first, because the capabilities that joining needs are the first to go.
-    let session = join(&corner, door, &house)?;
+    let session = join(&corner, door, &house, ready)?;
     confine::login(&house)?;
     log.event(
         Level::Info,
@@ -115,21 +115,29 @@ pub(super) fn guest(visitor: &Visitor, uid: u32, terms: Terms) -> Guest {
     }
 }
 
-/// Asks a running jail to let this session in. `None`: there is none, or it is about to end.
-pub(super) fn knock(corner: &Corner, guest: &Guest) -> Result<Option<(Door, House)>> {
+/// Asks a running jail to let this session in, and makes ready to join it. `None`: there is none, or it is about to end.
+pub(super) fn knock(corner: &Corner, guest: &Guest) -> Result<Option<(Door, House, Ready)>> {
     let Some(door) = Door::knock(corner)? else { return Ok(None) };
-    match door.ask(&Request::Join(guest.clone()))? {
-        Some(Answer::Welcome(house)) => Ok(Some((door, house))),
-        Some(Answer::Closing) | None => {
-            // The claim on the upper would not wait for its mounts.
-            door.wait_for_end(ENDING)?;
-            Ok(None)
+    match door.ask_and(&Request::Join(guest.clone()), || join::ready(corner))? {
+        Some((Answer::Welcome(house), ready)) => Ok(Some((door, house, ready))),
+        Some((Answer::Closing, ready)) => {
+            // A hold on the upper, which would keep the next raise waiting.
+            drop(ready);
+            wait(&door)
         }
-        Some(Answer::Stranger { owner }) => {
+        None => wait(&door),
+        Some((Answer::Stranger { owner }, _)) => {
             Err(Error::Stranger { user: corner.user().to_string(), owner, uid: guest.uid })
         }
-        Some(other) => Err(Error::Door { user: corner.user().to_string(), answer: format!("{other:?}") }),
+        Some((other, _)) => {
+            Err(Error::Door { user: corner.user().to_string(), answer: format!("{other:?}") })
+        }
     }
+}
+
+/// For the end of a jail. The claim on the upper would not wait for its mounts.
+fn wait(door: &Door) -> Result<Option<(Door, House, Ready)>> {
+    door.wait_for_end(ENDING).map(|_| None)
 }
 
 /// Raises the jail, or waits for somebody else who does.
@@ -140,7 +148,7 @@ fn raised(
     corner: &Corner,
     guest: &Guest,
     log: &mut Log,
-) -> Result<(Door, House)> {
+) -> Result<(Door, House, Ready)> {
     let _lock = corner.lock()?;
     // Whoever had the lock before may have raised it.
     if let Some(welcome) = knock(corner, guest)? {

@@ -115,9 +115,9 @@ impl Temporary {
         let visitor =
             Visitor { user: self.plan.user.to_string(), service: service.into(), from: String::new() };
         let guest = login::guest(&visitor, self.plan.uid, self.plan.terms);
-        let (door, house) = login::knock(&self.corner, &guest)?
+        let (door, house, ready) = login::knock(&self.corner, &guest)?
             .ok_or_else(|| Error::NotRunning { user: self.corner.user().to_string() })?;
-        let session = join(&self.corner, door, &house)?;
+        let session = join(&self.corner, door, &house, ready)?;
         confine::login(&house)?;
         Ok((session, house))
     }

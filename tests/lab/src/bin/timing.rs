@@ -11,7 +11,7 @@ use ojail::account::{self, Username};
 use ojail::config;
 use ojail::error::{Error, Result};
 use ojail::jail::door::{Answer, Door, Guest, Request};
-use ojail::jail::join::join;
+use ojail::jail::join::{join, ready};
 use ojail::jail::login::{self, Login, Visitor, judge};
 use ojail::jail::{confine, plan};
 use ojail::log::Log;
@@ -71,7 +71,7 @@ fn confining(user: &str) -> Result<Duration> {
         terms: plan::terms(profile, &account)?,
     };
     let Some(Answer::Welcome(house)) = door.ask(&Request::Join(guest))? else { return Err(not_running()) };
-    let _session = join(&corner, door, &house)?;
+    let _session = join(&corner, door, &house, ready(&corner)?)?;
     let since = Instant::now();
     confine::login(&house)?;
     Ok(since.elapsed())
