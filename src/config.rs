@@ -110,17 +110,21 @@ pub struct Profile {
     pub binds: Vec<Bind>,
 }
 
-/// The name of a layer: letters, digits, `_`, `-`, `.` (not first).
+/// The name of a layer: letters, digits, `_`, `-`, `.` (not first). One generation of it is `NAME@GENERATION`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LayerName(String);
+
+/// How many hexadecimal digits of a layer's digest its generation is called after.
+pub const GENERATION: usize = 12;
 
 impl LayerName {
     /// Takes a name that can be one file name, and one element of overlayfs' `lowerdir=` list.
     ///
     /// # Errors
     /// The reason, to be appended to the name.
-    pub fn parse(name: &str) -> Result<Self, &'static str> {
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        let (name, generation) = text.split_once('@').map_or((text, None), |(name, id)| (name, Some(id)));
         if name.is_empty() || name.len() > 64 {
             return Err("a layer's name has 1 to 64 characters");
         }
@@ -129,13 +133,37 @@ impl LayerName {
                 "a layer's name has letters, digits, \"_\", \"-\" and \".\" only, and starts with a letter, a digit or \"_\"",
             );
         }
-        Ok(Self(name.to_owned()))
+        let hexadecimal = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+        if generation.is_some_and(|id| id.len() != GENERATION || !id.chars().all(hexadecimal)) {
+            return Err(
+                "behind \"@\" stands a generation, 12 hexadecimal digits as `ojail layer list` shows them",
+            );
+        }
+        Ok(Self(text.to_owned()))
     }
 
-    /// The name as text.
+    /// The whole as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The name without the generation.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.split('@').next().unwrap_or_default()
+    }
+
+    /// The generation, if one is named.
+    #[must_use]
+    pub fn generation(&self) -> Option<&str> {
+        self.0.split_once('@').map(|(_, id)| id)
+    }
+
+    /// A generation of this layer.
+    #[must_use]
+    pub fn at(&self, generation: &str) -> Self {
+        Self(format!("{}@{generation}", self.name()))
     }
 }
 
@@ -565,7 +593,7 @@ impl Source<'_> {
             let name = layer.get_ref();
             let parsed = LayerName::parse(name)
                 .map_err(|why| self.mistake(Some(layer.span()), format!("layer \"{name}\": {why}")))?;
-            if layers.contains(&parsed) {
+            if layers.iter().any(|other| other.name() == parsed.name()) {
                 return Err(self.mistake(Some(layer.span()), format!("layer \"{name}\" is named twice")));
             }
             layers.push(parsed);

@@ -35,6 +35,8 @@ pub mod lower;
 #[cfg(feature = "cli")]
 pub mod manifest;
 #[cfg(feature = "cli")]
+pub mod oci;
+#[cfg(feature = "cli")]
 #[allow(unsafe_code)]
 mod pam;
 pub mod paths;

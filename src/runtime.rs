@@ -211,6 +211,40 @@ impl Corner {
         }
     }
 
+    /// Notes which layers the jail stands on that is about to be raised, by what they are, not where. The caller has the lock on all
+    /// layers ([`layers`]) since before it looked for them.
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub fn note_layers(&self, paths: &[&Path]) -> Result<()> {
+        let mut text = String::new();
+        for path in paths {
+            let meta = fs::symlink_metadata(path).act("examine", *path)?;
+            text.push_str(&format!("{} {}\n", meta.dev(), meta.ino()));
+        }
+        let file = self.dir.join("layers");
+        fs::write(&file, text).act("write", &file)
+    }
+
+    /// Device and inode of each layer that the jail stands on; none if nothing of a jail is left.
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub fn layers(&self) -> Result<Vec<(u64, u64)>> {
+        if self.gone(Duration::ZERO)? && self.view()?.is_none() {
+            return Ok(Vec::new());
+        }
+        let file = self.dir.join("layers");
+        let text = match fs::read_to_string(&file) {
+            // Raised by a version that took no note.
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            text => text.act("read", &file)?,
+        };
+        let numbers =
+            |line: &str| line.split_once(' ').map(|(dev, ino)| Some((dev.parse().ok()?, ino.parse().ok()?)));
+        Ok(text.lines().filter_map(|line| numbers(line).flatten()).collect())
+    }
+
     /// Removes the corner of somebody who is gone. The caller holds the lock, and no jail is running.
     ///
     /// # Errors
@@ -221,7 +255,7 @@ impl Corner {
             self.forget_view()?;
         }
         fs::remove_dir(self.porch()).act("remove", &self.porch())?;
-        for name in ["alive", "lock"] {
+        for name in ["layers", "alive", "lock"] {
             let path = self.dir.join(name);
             match fs::remove_file(&path) {
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -250,6 +284,31 @@ impl Corner {
             file => wait(&file.act("open", &path)?, FlockOperation::NonBlockingLockExclusive, patience),
         }
     }
+}
+
+/// How layers are locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layers {
+    /// What is found stays where it is: for raising a jail, until it is noted what it stands on.
+    Stay,
+    /// One is about to be changed or removed. Not for long: no jail can be raised meanwhile.
+    Change,
+}
+
+/// Locks all layers for as long as the value lives; waits for it, for 20 s at most.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn layers(how: Layers) -> Result<File> {
+    let path = Path::new(paths::RUN).join("layers.lock");
+    private_dir(Path::new(paths::RUN))?;
+    let file = open_lock(&path)?;
+    let operation = match how {
+        Layers::Stay => FlockOperation::NonBlockingLockShared,
+        Layers::Change => FlockOperation::NonBlockingLockExclusive,
+    };
+    patient(&file, operation, &path)?;
+    Ok(file)
 }
 
 /// Where temporary jails have their corners.

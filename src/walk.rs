@@ -16,7 +16,7 @@ use rustix::fs::{
     openat2, statat, unlinkat,
 };
 use rustix::io::Errno;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
@@ -70,7 +70,7 @@ pub struct Place<'a> {
 }
 
 /// What a tree takes on its file system.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Size {
     /// Bytes allocated.
     pub bytes: u64,

@@ -208,7 +208,7 @@ impl Eye {
 /// The terms on which a jail would be raised.
 fn terms(config: &Config, account: &Account) -> Option<plan::Terms> {
     match decide(config, account).ok()? {
-        Decision::Jailed { profile, .. } => plan::terms(profile, account).ok(),
+        Decision::Jailed { profile, .. } => plan::terms(config, profile, account).ok(),
         Decision::Exempt(_) => None,
     }
 }

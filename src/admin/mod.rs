@@ -8,6 +8,7 @@ mod diff;
 mod enter;
 mod farewell;
 mod forget;
+mod layer;
 mod list;
 mod mount;
 mod prove;
@@ -220,6 +221,9 @@ enum Verb {
         "ojail restore - < jails.tar",
     ]))]
     Restore(restore::Restore),
+    /// Make, show and change the layers that jails stand on
+    #[command(subcommand, after_long_help = examples(&["ojail layer list"]))]
+    Layer(layer::Layer),
     /// Let go of what is kept of a user who is gone: changes, work directory, id range
     ///
     /// The changes are set aside; `ojail undo` brings them back until `ojail tidy` deletes them.
@@ -297,6 +301,7 @@ pub fn main() -> ExitCode {
         Verb::Undo { user, name, force } => as_root().and_then(|()| undo::run(&user, name.as_deref(), force)),
         Verb::Snapshot(snapshot) => as_root().and_then(|()| snapshot::run(&snapshot)),
         Verb::Backup(backup) => as_root().and_then(|()| backup::run(&backup)),
+        Verb::Layer(layer) => as_root().and_then(|()| layer::run(&layer)),
         Verb::Restore(restore) => as_root().and_then(|()| restore::run(&restore)),
         Verb::Forget { user, force, snapshots } => {
             as_root().and_then(|()| forget::run(&user, force, snapshots))

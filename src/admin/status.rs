@@ -126,7 +126,7 @@ fn status(config: &Config, profile: &Profile, account: &Account) -> Result<Statu
             status.pid = Some(door.pid());
             status.since = Some(told.since);
             status.processes = told.processes;
-            status.outdated = plan::terms(profile, account)? != told.terms;
+            status.outdated = plan::terms(config, profile, account)? != told.terms;
             status.sessions = Session::all(told.sessions, &Processes::look());
             status.in_memory.used = in_memory(door.pid());
             Ok(status)

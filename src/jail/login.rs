@@ -12,7 +12,7 @@ use crate::config::{self, Config, Profile};
 use crate::error::{Error, Result};
 use crate::log::{Level, Log};
 use crate::policy::{Decision, Exempt, decide, passed_over};
-use crate::runtime::Corner;
+use crate::runtime::{Corner, Layers};
 use crate::{paths, runtime};
 
 /// How long a login waits for a jail that is ending; what takes longer than this is told by the claim on the upper.
@@ -65,7 +65,7 @@ pub fn open(visitor: &Visitor, log: &mut Log) -> Result<Login> {
         return Err(Error::UserManager { user: account.name });
     }
     let corner = Corner::of(&Username::parse(&account.name)?);
-    let guest = guest(visitor, account.uid, plan::terms(profile, &account)?);
+    let guest = guest(visitor, account.uid, plan::terms(&config, profile, &account)?);
 
     // 3. A running jail lets us in at once, without any lock. Otherwise raise one.
     let (door, house, ready) = match knock(&corner, &guest)? {
@@ -176,7 +176,10 @@ pub(super) fn raise(
     // Of two users who publish one port only one may have it, until pasta does.
     let ports = Path::new(paths::RUN).join("ports.lock");
     let _ports = if profile.publish.is_empty() { None } else { Some(runtime::lock_file(&ports)?) };
+    let layers = runtime::layers(Layers::Stay)?;
     let plan = plan::make(config, profile, account)?;
+    plan.note_layers()?;
+    drop(layers);
     start::start(&plan, alive)?;
     log.event(Level::Info, "jail-raised", &[("user", &account.name), ("profile", &profile.name)]);
     Ok(())

@@ -18,7 +18,7 @@ use crate::{account, cgroup, paths, quota};
 
 /// What a running jail must have in common with the configuration, as a number to compare.
 ///
-/// Made of the profile and of what the account brings into the jail. A jail that is empty and has other terms is
+/// Made of the profile, the generations of its layers and what the account brings into the jail. A jail that is empty and has other terms is
 /// replaced at the next login; one that is in use keeps its own until it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms(u64);
@@ -95,8 +95,8 @@ struct Share {
 ///
 /// # Errors
 /// [`Error::BadName`], [`Error::BadId`].
-pub fn terms(profile: &Profile, account: &Account) -> Result<Terms> {
-    Ok(share(profile, account)?.terms(profile, account))
+pub fn terms(config: &Config, profile: &Profile, account: &Account) -> Result<Terms> {
+    Ok(share(profile, account)?.terms(config, profile, account))
 }
 
 /// Plans the jail. Gives ids and an upper to a user who has none yet; nothing else is changed.
@@ -188,7 +188,7 @@ fn put_together(
     share: Share,
     seat: Seat,
 ) -> Result<Plan> {
-    let terms = share.terms(profile, account);
+    let terms = share.terms(config, profile, account);
     Ok(Plan {
         uid: account.uid,
         gid: account.gid,
@@ -281,6 +281,14 @@ impl Plan {
         ids::to_outside(&self.uid_map, self.uid)
     }
 
+    /// Notes in the jail's corner what it stands on.
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub fn note_layers(&self) -> Result<()> {
+        self.corner.note_layers(&self.layers.iter().map(|layer| layer.path.as_path()).collect::<Vec<_>>())
+    }
+
     /// The user's `XDG_RUNTIME_DIR`, at the place where everybody looks for it.
     #[must_use]
     pub fn runtime_dir(&self) -> PathBuf {
@@ -329,8 +337,10 @@ impl Share {
         (ids::map(ranges.uid, &[account.uid]), ids::map(ranges.gid, &gids))
     }
 
-    fn terms(&self, profile: &Profile, account: &Account) -> Terms {
+    fn terms(&self, config: &Config, profile: &Profile, account: &Account) -> Terms {
         let mut hasher = DefaultHasher::new();
+        // Which generation each layer is: an empty jail makes way for a newer one.
+        layers::links(&config.storage, &profile.layers).hash(&mut hasher);
         format!("{profile:?}").hash(&mut hasher);
         format!("{:?}", (account.uid, account.gid, &account.home, &self.groups, &self.shell))
             .hash(&mut hasher);

@@ -23,7 +23,7 @@ use crate::config::{Config, Home, Profile, Storage};
 use crate::error::{Act, Error, Result};
 use crate::ids::{self, Registry};
 use crate::log::{Level, Log};
-use crate::runtime::{self, Corner, Tried, private_dir};
+use crate::runtime::{self, Corner, Layers, Tried, private_dir};
 use crate::{cgroup, quota, store, walk};
 
 /// Whom the command runs as, and so whose ids the jail has.
@@ -166,7 +166,10 @@ fn raise(
         }
         Changes::Keep(base) => Some(store::upper_at(base)?),
     };
+    let layers = runtime::layers(Layers::Stay)?;
     let plan = plan::temporary(config, &profile, &account, &who, corner.clone(), upper)?;
+    plan.note_layers()?;
+    drop(layers);
     start::start(&plan, alive)?;
     Ok((corner, plan))
 }
@@ -236,6 +239,25 @@ pub fn sweep(storage: &Storage) {
             let _ = clear(&name, storage);
         }
     }
+}
+
+/// The corners of temporary jails, whosever they are.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn corners() -> Result<Vec<Corner>> {
+    let dir = runtime::runs();
+    let entries = match fs::read_dir(&dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.act("list", &dir)?,
+    };
+    let nobody = Username::parse(NOBODY.0)?;
+    let mut corners = Vec::new();
+    for entry in entries {
+        let name = entry.act("list", &dir)?.file_name();
+        corners.extend(name.to_str().map(|name| Corner::of_run(&nobody, name)));
+    }
+    Ok(corners)
 }
 
 /// All names of which there is anything: a corner, an upper, a range of ids. After a reboot there are no corners.

@@ -82,7 +82,7 @@ fn jailed(report: &mut Report, setting: &Setting, config: &Config, profile: &Pro
         );
     }
     // What a login asks of the account before it asks for anything of the disk.
-    if let Err(e) = plan::terms(profile, account) {
+    if let Err(e) = plan::terms(config, profile, account) {
         report.fault(SUBJECT, &e);
     }
     if profile.home == Home::Host {

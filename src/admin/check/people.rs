@@ -49,7 +49,7 @@ pub(super) fn find(report: &mut Report, setting: &Setting, user: Option<&str>) -
             }
         };
         match login::judge(config, &account) {
-            Ok(Decision::Jailed { profile, .. }) => match plan::terms(profile, &account) {
+            Ok(Decision::Jailed { profile, .. }) => match plan::terms(config, profile, &account) {
                 Ok(_) => people.jailed.push(account),
                 Err(e) => report.fault(SUBJECT, &e),
             },

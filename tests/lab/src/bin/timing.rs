@@ -68,7 +68,7 @@ fn confining(user: &str) -> Result<Duration> {
         pid: std::process::id(),
         since: 0,
         uid: account.uid,
-        terms: plan::terms(profile, &account)?,
+        terms: plan::terms(&config, profile, &account)?,
     };
     let Some(Answer::Welcome(house)) = door.ask(&Request::Join(guest))? else { return Err(not_running()) };
     let _session = join(&corner, door, &house, ready(&corner)?)?;

@@ -1,0 +1,96 @@
+//! `ojail layer …`: the layers that jails stand on, and their generations ([`crate::layers`]).
+
+mod list;
+mod turn;
+mod verify;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::examples;
+use crate::config::LayerName;
+use crate::error::{Error, Result};
+
+/// What to do with layers.
+#[derive(Debug, Subcommand)]
+pub(super) enum Layer {
+    /// Show layers, their generations, what they take, and who uses them
+    #[command(after_long_help = examples(&[
+        "ojail layer list",
+        "ojail layer list --json | jq -r '.layers[] | select(.current) | .name'",
+    ]))]
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a layer that was made by hand its first generation, where it lies
+    ///
+    /// Its content gets a digest, its name becomes a link to it. Jails that run on it are not disturbed.
+    #[command(after_long_help = examples(&["ojail layer adopt debian"]))]
+    Adopt {
+        /// Which
+        name: String,
+    },
+    /// Let a layer be an earlier generation again
+    ///
+    /// Jails that run keep what they have; the next raise takes it. Without --to it is the one that was made before.
+    #[command(after_long_help = examples(&["ojail layer rollback debian", "ojail layer rollback debian --to 3f2a9c1d0b7e"]))]
+    Rollback {
+        /// Which
+        name: String,
+        /// The generation; also a later one
+        #[arg(long, value_name = "GENERATION")]
+        to: Option<String>,
+    },
+    /// Compare the content of layers with their digests
+    ///
+    /// Exit status: 0 all are what they were made to be, 1 one is not.
+    #[command(after_long_help = examples(&["ojail layer verify", "ojail layer verify debian"]))]
+    Verify {
+        /// Which; else all
+        name: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a layer with all its generations, or one generation (NAME@GENERATION)
+    ///
+    /// Refused while a jail stands on it, or a profile names it.
+    #[command(after_long_help = examples(&["ojail layer remove nginx", "ojail layer remove nginx@3f2a9c1d0b7e"]))]
+    Remove {
+        /// Which
+        name: String,
+    },
+}
+
+pub(super) fn run(layer: &Layer) -> Result<ExitCode> {
+    match layer {
+        Layer::List { json } => list::run(*json),
+        Layer::Adopt { name } => turn::adopt(&parse(name)?),
+        Layer::Rollback { name, to } => turn::rollback(&parse(name)?, to.as_deref()),
+        Layer::Verify { name, json } => verify::run(name.as_deref().map(parse).transpose()?.as_ref(), *json),
+        Layer::Remove { name } => turn::remove(&parse(name)?),
+    }
+}
+
+/// A name from the command line.
+fn parse(name: &str) -> Result<LayerName> {
+    LayerName::parse(name)
+        .map_err(|why| Error::Layer { name: name.escape_debug().take(100).collect(), why: why.into() })
+}
+
+/// How much has been read, on a terminal.
+fn reading() -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let style = ProgressStyle::with_template("{spinner} {bytes} read, {bytes_per_sec}");
+    ProgressBar::with_draw_target(None, target)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
+}

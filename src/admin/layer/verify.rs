@@ -1,0 +1,77 @@
+//! `ojail layer verify`: content against digest.
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::super::{configuration, say};
+use super::reading;
+use crate::config::LayerName;
+use crate::error::Result;
+use crate::layers::Layer;
+use crate::layers::generations::{self, Generation};
+
+#[derive(Debug, Serialize)]
+struct Verdict {
+    name: LayerName,
+    /// `directory`, `erofs`, `squashfs`.
+    form: &'static str,
+    good: bool,
+    /// What is wrong.
+    why: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Verdicts {
+    layers: Vec<Verdict>,
+}
+
+pub(super) fn run(name: Option<&LayerName>, json: bool) -> Result<ExitCode> {
+    let config = configuration()?;
+    let wanted = match name {
+        Some(name) => generations::of(&config.storage, name)?,
+        None => generations::all(&config.storage)?,
+    };
+    let bar = reading();
+    let layers: Vec<Verdict> = wanted.iter().flat_map(|generation| verdicts(generation, &bar)).collect();
+    bar.finish_and_clear();
+    let good = layers.iter().all(|verdict| verdict.good);
+    if json {
+        say(serde_json::to_string_pretty(&Verdicts { layers }).unwrap_or_default());
+    } else {
+        for Verdict { name, form, why, .. } in &layers {
+            say(format_args!("{name} ({form}): {}", why.as_deref().unwrap_or("as it was made")));
+        }
+        if wanted.is_empty() {
+            say("No layer has generations.");
+        }
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn verdicts(generation: &Generation, bar: &indicatif::ProgressBar) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    for form in &generation.forms {
+        let why = match &generation.record {
+            None => Some("there is no record to compare it with".to_owned()),
+            Some(record) => {
+                let layer = Layer {
+                    name: generation.name.clone(),
+                    generation: None,
+                    path: form.path.clone(),
+                    image: form.image,
+                };
+                match layer.content().and_then(|content| generations::digest(&content, bar)) {
+                    Ok((digest, _)) if digest == record.digest => None,
+                    Ok((digest, _)) => {
+                        Some(format!("CHANGED: its digest is {digest}, not {}", record.digest))
+                    }
+                    Err(e) => Some(format!("cannot be read: {e}")),
+                }
+            }
+        };
+        let form = form.image.map_or("directory", crate::layers::Format::name);
+        verdicts.push(Verdict { name: generation.name.clone(), form, good: why.is_none(), why });
+    }
+    verdicts
+}

@@ -1,0 +1,614 @@
+//! Making, listing and removing generations of layers. Host root only, in `ojail`.
+//!
+//! What is being made, and what is being removed, is in a workshop: a directory of its own in `.making`, beside the layers, held by
+//! a lock for as long as its maker lives. A generation becomes one by two renames: of its record, then of its content; the layer
+//! becomes that generation by a third, of its link. After a kill each of them is done or not, and the next workshop clears what is
+//! left over ([`Workshop::open`]).
+
+use std::ffi::CString;
+use std::fs::{self, DirBuilder, File};
+use std::io::{ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use indicatif::ProgressBar;
+use rustix::fs::{CWD, RenameFlags, renameat_with, syncfs};
+use serde::{Deserialize, Serialize};
+
+use super::{Format, IMAGES, Layer, images_lock, is_mounted, mount_point, parse, stored};
+use crate::archive::Digesting;
+use crate::config::{Config, GENERATION, LayerName, Storage};
+use crate::error::{Act, Error, Result};
+use crate::jail::temporary;
+use crate::runtime::{self, Corner, Layers, Tried, private_dir, try_lock};
+use crate::store;
+use crate::walk::{self, Size};
+
+/// Where workshops are, in the directory of layers. No layer is called so.
+const MAKING: &str = ".making";
+
+/// The version of [`Record`] that this program writes and reads.
+const FORMAT: u32 = 1;
+
+/// How a generation came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// By `ojail layer build`.
+    Build,
+    /// By `ojail layer derive`.
+    Derive,
+    /// By `ojail layer promote`.
+    Promote,
+    /// By `ojail layer import`.
+    Import,
+    /// By `ojail layer pull`.
+    Pull,
+    /// Somebody made it by hand, and `ojail layer adopt` took it over.
+    Adopt,
+}
+
+/// What `NAME@GENERATION.json` says of a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The version of this layout.
+    pub format: u32,
+    /// SHA-256 of the content as an uncompressed layer tar ([`digest`]), in hexadecimal; the generation is its beginning.
+    pub digest: String,
+    /// When it was made, in seconds since 1970.
+    pub at: u64,
+    /// How.
+    pub how: How,
+    /// The command that made it, word by word; empty if there was none to tell.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// The layers that it was made on, topmost first, with their generations where they have one.
+    #[serde(default)]
+    pub from: Vec<LayerName>,
+    /// What its content takes as a directory.
+    pub size: Size,
+    /// The version of ojail that made it.
+    pub ojail: String,
+}
+
+/// What a maker tells of a generation; the rest is found out.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// How.
+    pub how: How,
+    /// The command, word by word.
+    pub command: Vec<String>,
+    /// The layers below, topmost first.
+    pub from: Vec<LayerName>,
+}
+
+/// One generation, as it lies in the directory of layers.
+#[derive(Debug, Clone)]
+pub struct Generation {
+    /// Name and generation.
+    pub name: LayerName,
+    /// `None`: there is no record, or none that can be read.
+    pub record: Option<Record>,
+    /// What there is of it, of the same content: the form that its layer's link names first.
+    pub forms: Vec<Form>,
+    /// Whether the layer is this one now.
+    pub current: bool,
+}
+
+/// A directory or an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Form {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The image's file system; `None` for a directory.
+    pub image: Option<Format>,
+}
+
+impl Generation {
+    /// The layer, as a raise would take it; `None` if there is only a record.
+    #[must_use]
+    pub fn layer(&self) -> Option<Layer> {
+        let form = self.forms.first()?;
+        let generation = self.name.generation().map(str::to_owned);
+        Some(Layer { name: self.name.clone(), generation, path: form.path.clone(), image: form.image })
+    }
+}
+
+/// Every generation of every layer, by name, the newest of each first. What somebody made by hand has none.
+///
+/// # Errors
+/// [`Error::Act`] if the directory of layers cannot be read.
+pub fn all(storage: &Storage) -> Result<Vec<Generation>> {
+    let mut found: Vec<Generation> = Vec::new();
+    for file in files(&storage.lowerdirs)? {
+        let record = file.strip_suffix(".json");
+        let (name, image) =
+            match record.map_or_else(|| parse(&file), |name| Some((LayerName::parse(name).ok()?, None))) {
+                Some((name, image)) if name.generation().is_some() => (name, image),
+                _ => continue,
+            };
+        let number = found.iter().position(|other| other.name == name).unwrap_or_else(|| {
+            found.push(Generation { name: name.clone(), record: None, forms: Vec::new(), current: false });
+            found.len() - 1
+        });
+        let generation = &mut found[number];
+        if record.is_some() {
+            generation.record = read(&storage.lowerdirs.join(&file));
+        } else if let Ok(Some(layer)) = stored(storage, &name, &name, image) {
+            generation.forms.push(Form { path: layer.path, image: layer.image });
+        }
+    }
+    for generation in &mut found {
+        let link = storage.lowerdirs.join(generation.name.name());
+        let target = fs::read_link(link).ok().map(|target| storage.lowerdirs.join(target));
+        let named = |form: &Form| target.as_ref() == Some(&form.path);
+        generation.current = generation.forms.iter().any(named);
+        generation.forms.sort_by_key(|form| (!named(form), form.image.map(Format::name)));
+    }
+    let at = |generation: &Generation| generation.record.as_ref().map_or(0, |record| record.at);
+    found.sort_by(|a, b| {
+        (a.name.name(), at(b), a.name.as_str()).cmp(&(b.name.name(), at(a), b.name.as_str()))
+    });
+    Ok(found)
+}
+
+/// The generations of one layer, the newest first; those of a generation alone if `name` names one.
+///
+/// # Errors
+/// [`Error::Layer`] if there is none of this name.
+pub fn of(storage: &Storage, name: &LayerName) -> Result<Vec<Generation>> {
+    let mut found = all(storage)?;
+    found.retain(|generation| {
+        generation.name == *name || (name.generation().is_none() && generation.name.name() == name.name())
+    });
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let why = if name.generation().is_none() && super::exists(storage, name)? {
+        format!(
+            "somebody made it by hand, so it has no generations; `ojail layer adopt {name}` gives it its first"
+        )
+    } else {
+        "there is none of this name; `ojail layer list` shows what there is".into()
+    };
+    Err(Error::Layer { name: name.to_string(), why })
+}
+
+/// The generation that a layer is now, or the one that `name` names.
+///
+/// # Errors
+/// [`Error::Layer`].
+pub fn one(storage: &Storage, name: &LayerName) -> Result<Generation> {
+    let pinned = name.generation().is_some();
+    let found = of(storage, name)?.into_iter().find(|generation| pinned || generation.current);
+    let why = || "its link leads nowhere; `ojail layer rollback` points it to a generation".into();
+    found.ok_or_else(|| Error::Layer { name: name.to_string(), why: why() })
+}
+
+/// The record of a generation, if there is a good one.
+fn read(path: &Path) -> Option<Record> {
+    let record: Record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    (record.format == FORMAT).then_some(record)
+}
+
+/// Names in a directory that are text; none if it is not there.
+fn files(dir: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.act("list", dir)?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        files.extend(entry.act("list", dir)?.file_name().into_string().ok());
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Digest and size of a layer's content. The digest is that of the layer tar of the OCI image specification which
+/// `oci::tar::write` writes: the same for a directory and for every image of it, on every host.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn digest(content: &Path, progress: &ProgressBar) -> Result<(String, Size)> {
+    let dir = walk::open(content)?;
+    let size = walk::size(walk::open(content)?)?;
+    let mut to = Digesting::new(std::io::sink(), progress);
+    crate::oci::tar::write(dir.as_fd(), &mut to)?;
+    Ok((to.end().0, size))
+}
+
+/// Who stands on what: the jails that run or are mounted, with device and inode of each of their layers.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn in_use() -> Result<Vec<(Corner, Vec<(u64, u64)>)>> {
+    let mut used = Vec::new();
+    for corner in runtime::corners()?.into_iter().chain(temporary::corners()?) {
+        let layers = corner.layers()?;
+        if !layers.is_empty() {
+            used.push((corner, layers));
+        }
+    }
+    Ok(used)
+}
+
+/// The jails that stand on this directory or image, for people: users, and temporary jails by number.
+#[must_use]
+pub fn users_of(used: &[(Corner, Vec<(u64, u64)>)], path: &Path) -> Vec<String> {
+    let Ok(meta) = fs::symlink_metadata(path) else { return Vec::new() };
+    let stands = used.iter().filter(|(_, layers)| layers.contains(&(meta.dev(), meta.ino())));
+    stands
+        .map(|(corner, _)| corner.run().map_or_else(|| corner.user().to_string(), |run| format!("run {run}")))
+        .collect()
+}
+
+/// The profiles of which this is a layer: by the link if it is current, or because they name the generation.
+#[must_use]
+pub fn profiles_of<'a>(config: &'a Config, generation: &Generation) -> Vec<&'a str> {
+    let names = |layer: &LayerName| {
+        *layer == generation.name
+            || (generation.current && layer.generation().is_none() && layer.name() == generation.name.name())
+    };
+    let has = |layers: &[LayerName]| layers.iter().any(names);
+    config
+        .profiles
+        .values()
+        .filter(|profile| has(&profile.layers))
+        .map(|profile| profile.name.as_str())
+        .collect()
+}
+
+/// A place where something is made or removed. What is in it when its maker ends is rubbish.
+#[derive(Debug)]
+pub struct Workshop<'a> {
+    storage: &'a Storage,
+    dir: PathBuf,
+    _lock: File,
+}
+
+impl<'a> Workshop<'a> {
+    /// Opens one. What others left who did not come to an end is cleared first: it may be the space that this one needs.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] if the directory of layers is not root's own; [`Error::Act`].
+    pub fn open(storage: &'a Storage) -> Result<Self> {
+        store::roots_own_way(&storage.lowerdirs)?;
+        private_dir(&storage.lowerdirs)?;
+        let above = storage.lowerdirs.join(MAKING);
+        private_dir(&above)?;
+        clear(storage)?;
+        for number in 1.. {
+            // The number of this process, which no other has while it lives.
+            let dir = above.join(format!("{}-{number}", std::process::id()));
+            match DirBuilder::new().mode(0o700).create(&dir) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
+                made => made.act("create", &dir)?,
+            }
+            // Whoever clears may have taken it for rubbish, before it was locked.
+            if let Tried::Locked(lock) = try_lock(&dir)? {
+                return Ok(Self { storage, dir, _lock: lock });
+            }
+        }
+        Err(Error::Unfit { path: above, why: "is full".into() })
+    }
+
+    /// Where to make something of this name. Nothing is there yet.
+    #[must_use]
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Makes a directory, complete and owned by root, a generation of `name`, and the layer this generation. Of the same content as
+    /// one that is there already it becomes that one. The directory is in this workshop, and gone afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Layer`] if there is a layer of this name that was made by hand; [`Error::Act`]. The layer is what it was then.
+    pub fn finish(
+        &self,
+        name: &LayerName,
+        tree: &Path,
+        made: Made,
+        progress: &ProgressBar,
+    ) -> Result<Generation> {
+        free_for(self.storage, name)?;
+        // As a layer must be to be taken, whatever it came out of.
+        std::os::unix::fs::lchown(tree, Some(0), Some(0)).act("give to root", tree)?;
+        let mode = fs::symlink_metadata(tree).act("examine", tree)?.mode() & 0o7777 & !0o022;
+        fs::set_permissions(tree, std::os::unix::fs::PermissionsExt::from_mode(mode))
+            .act("set the mode of", tree)?;
+        let (digest, size) = digest(tree, progress)?;
+        // The content before its name: a generation that is there is whole, also after the power failed.
+        syncfs(walk::open(tree)?).act("sync", tree)?;
+        let _lock = runtime::layers(Layers::Change)?;
+        let generation = self.record(name, &digest, size, made)?;
+        let forms = self.forms(&generation)?;
+        let file = match forms.first() {
+            Some(file) => file.clone(),
+            None => {
+                let to = self.storage.lowerdirs.join(generation.as_str());
+                renameat_with(CWD, tree, CWD, &to, RenameFlags::NOREPLACE).act("put in place", &to)?;
+                generation.to_string()
+            }
+        };
+        self.point(&generation, &file)?;
+        one(self.storage, &generation)
+    }
+
+    /// Puts an image beside the other forms of its generation, and makes it the one that is taken. It is in this workshop, and has
+    /// been compared with the record.
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub fn finish_image(&self, generation: &LayerName, image: &Path, format: Format) -> Result<()> {
+        fs::set_permissions(image, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .act("set the mode of", image)?;
+        File::open(image).and_then(|file| file.sync_all()).act("sync", image)?;
+        self.finish_form(generation, image, &format!("{generation}.{}", format.name()))
+    }
+
+    /// As [`Workshop::finish_image`], for a directory.
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub fn finish_directory(&self, generation: &LayerName, tree: &Path) -> Result<()> {
+        syncfs(walk::open(tree)?).act("sync", tree)?;
+        self.finish_form(generation, tree, generation.as_str())
+    }
+
+    fn finish_form(&self, generation: &LayerName, from: &Path, file: &str) -> Result<()> {
+        let _lock = runtime::layers(Layers::Change)?;
+        let to = self.storage.lowerdirs.join(file);
+        // What is there of this name is of the same content, or of none that was ever finished.
+        match renameat_with(CWD, from, CWD, &to, RenameFlags::NOREPLACE) {
+            Err(rustix::io::Errno::EXIST) => {}
+            put => put.act("put in place", &to)?,
+        }
+        sync(&self.storage.lowerdirs)?;
+        let link = self.storage.lowerdirs.join(generation.name());
+        let current =
+            fs::read_link(&link).ok().and_then(|target| parse(target.to_str()?)).map(|(name, _)| name);
+        if current.as_ref() == Some(generation) { self.point(generation, file) } else { Ok(()) }
+    }
+
+    /// Takes over a layer that somebody made by hand, where it lies. Jails that run on it are not disturbed.
+    ///
+    /// # Errors
+    /// [`Error::Layer`], [`Error::Act`]; it is as it was then.
+    pub fn adopt(&self, name: &LayerName, made: Made, progress: &ProgressBar) -> Result<Generation> {
+        let layer = super::resolve(self.storage, std::slice::from_ref(name))?.remove(0);
+        if layer.generation.is_some() {
+            let why = "it has generations already; `ojail layer list` shows them".into();
+            return Err(Error::Layer { name: name.to_string(), why });
+        }
+        let (digest, size) = digest(&layer.content()?, progress)?;
+        let _lock = runtime::layers(Layers::Change)?;
+        let generation = self.record(name, &digest, size, made)?;
+        let lowerdirs = &self.storage.lowerdirs;
+        match layer.path.extension().filter(|_| layer.image.is_some()) {
+            None => {
+                // A link to itself, which changes places with the directory: one step, and the layer is never away.
+                let own = lowerdirs.join(generation.as_str());
+                symlink(generation.as_str(), &own).act("create", &own)?;
+                renameat_with(CWD, &layer.path, CWD, &own, RenameFlags::EXCHANGE)
+                    .act("put in place", &own)?;
+                sync(lowerdirs)?;
+            }
+            Some(ending) => {
+                let file = format!("{generation}.{}", ending.to_string_lossy());
+                let own = lowerdirs.join(&file);
+                match fs::hard_link(&layer.path, &own) {
+                    Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                    linked => linked.act("create", &own)?,
+                }
+                self.point(&generation, &file)?;
+                fs::remove_file(&layer.path).act("remove", &layer.path)?;
+            }
+        }
+        one(self.storage, &generation)
+    }
+
+    /// Makes the layer this generation: one rename.
+    ///
+    /// # Errors
+    /// [`Error::Layer`] if nothing of it is there; [`Error::Act`].
+    pub fn turn_to(&self, generation: &LayerName) -> Result<()> {
+        let _lock = runtime::layers(Layers::Change)?;
+        let forms = self.forms(generation)?;
+        let why = || "there is no such generation; `ojail layer list` shows what there is".into();
+        let file = forms.first().ok_or_else(|| Error::Layer { name: generation.to_string(), why: why() })?;
+        self.point(generation, file)
+    }
+
+    /// Removes one form of a generation, or with the last one the generation. Refused while a jail stands on it.
+    ///
+    /// # Errors
+    /// [`Error::Layer`] with who uses it; [`Error::Act`].
+    pub fn remove(&self, generation: &Generation, form: &Form) -> Result<()> {
+        let gone =
+            self.place(&format!("removed-{}", form.path.file_name().unwrap_or_default().to_string_lossy()));
+        {
+            let _lock = runtime::layers(Layers::Change)?;
+            let users = users_of(&in_use()?, &form.path);
+            if !users.is_empty() {
+                let why = format!("in use by {}; `ojail stop` ends a jail", users.join(", "));
+                return Err(Error::Layer { name: generation.name.to_string(), why });
+            }
+            if form.image.is_some() {
+                unmount(generation.name.name(), &form.path)?;
+            }
+            let link = self.storage.lowerdirs.join(generation.name.name());
+            let forms = self.forms(&generation.name)?;
+            let file = form.path.file_name().unwrap_or_default();
+            let other = forms.iter().find(|other| file != other.as_str());
+            match (fs::read_link(&link), other) {
+                // The layer stays what it is, in its other form.
+                (Ok(target), Some(other)) if target == Path::new(file) => {
+                    self.point(&generation.name, other)?
+                }
+                (Ok(target), None) if target == Path::new(file) => {
+                    fs::remove_file(&link).act("remove", &link)?
+                }
+                _ => {}
+            }
+            fs::rename(&form.path, &gone).act("remove", &form.path)?;
+            if other.is_none() {
+                let record = self.storage.lowerdirs.join(format!("{}.json", generation.name));
+                match fs::remove_file(&record) {
+                    Err(e) if e.kind() == ErrorKind::NotFound => {}
+                    removed => removed.act("remove", &record)?,
+                }
+            }
+            sync(&self.storage.lowerdirs)?;
+        }
+        // No jail waits for this.
+        discard(&self.dir, &gone)
+    }
+
+    /// Writes the record, and returns the name with the generation. An older record of the same content stays. The caller has the
+    /// lock.
+    fn record(&self, name: &LayerName, digest: &str, size: Size, made: Made) -> Result<LayerName> {
+        let generation = name.at(digest.get(..GENERATION).unwrap_or_default());
+        let path = self.storage.lowerdirs.join(format!("{generation}.json"));
+        if let Some(other) = read(&path) {
+            if other.digest == *digest {
+                return Ok(generation);
+            }
+            let why = format!(
+                "{} is of another content of the same beginning; remove that generation first",
+                path.display()
+            );
+            return Err(Error::Layer { name: generation.to_string(), why });
+        }
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let Made { how, command, from } = made;
+        let ojail = env!("CARGO_PKG_VERSION").into();
+        let record =
+            Record { format: FORMAT, digest: digest.to_owned(), at, how, command, from, size, ojail };
+        let text = serde_json::to_vec_pretty(&record).map_err(std::io::Error::from).act("write", &path)?;
+        let new = self.place("record.json");
+        let mut options = File::options();
+        let mut file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(&new).act("create", &new)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).act("write", &new)?;
+        fs::rename(&new, &path).act("put in place", &path)?;
+        Ok(generation)
+    }
+
+    /// The files of a generation that are there, the one that the layer's link names first.
+    fn forms(&self, generation: &LayerName) -> Result<Vec<String>> {
+        let link = self.storage.lowerdirs.join(generation.name());
+        let target = fs::read_link(link).ok();
+        let mut forms = Vec::new();
+        for ending in std::iter::once(None).chain(IMAGES.iter().map(|(ending, _)| Some(*ending))) {
+            let file =
+                ending.map_or_else(|| generation.to_string(), |ending| format!("{generation}.{ending}"));
+            let meta = fs::symlink_metadata(self.storage.lowerdirs.join(&file));
+            if meta.is_ok_and(|meta| if ending.is_none() { meta.is_dir() } else { meta.is_file() }) {
+                forms.push(file);
+            }
+        }
+        forms.sort_by_key(|file| target.as_deref() != Some(Path::new(file)));
+        Ok(forms)
+    }
+
+    /// Lets the layer's link name this file, in one step. The caller has the lock.
+    fn point(&self, generation: &LayerName, file: &str) -> Result<()> {
+        let new = self.place("link");
+        match fs::remove_file(&new) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            removed => removed.act("remove", &new)?,
+        }
+        symlink(file, &new).act("create", &new)?;
+        let link = self.storage.lowerdirs.join(generation.name());
+        fs::rename(&new, &link).act("put in place", &link)?;
+        sync(&self.storage.lowerdirs)
+    }
+}
+
+impl Drop for Workshop<'_> {
+    fn drop(&mut self) {
+        // What resists is left to the next one.
+        let _ = discard(self.dir.parent().unwrap_or(&self.dir), &self.dir);
+    }
+}
+
+/// Refuses the name of a layer that somebody made by hand, and what is no name for a new one.
+///
+/// # Errors
+/// [`Error::Layer`].
+pub fn free_for(storage: &Storage, name: &LayerName) -> Result<()> {
+    let bad = |why: String| Err(Error::Layer { name: name.to_string(), why });
+    if name.generation().is_some() {
+        return bad("a new layer is named without \"@\": its generation comes of its content".into());
+    }
+    let is_link =
+        fs::symlink_metadata(storage.lowerdirs.join(name.as_str())).is_ok_and(|meta| meta.is_symlink());
+    if !is_link && super::exists(storage, name)? {
+        return bad(format!(
+            "is there already, made by hand; `ojail layer adopt {name}` makes it the first of its generations, or choose another name"
+        ));
+    }
+    Ok(())
+}
+
+/// Clears what a kill left: workshops that nobody holds, records of what was never finished, and links that lead to themselves.
+///
+/// # Errors
+/// [`Error::Act`], [`Error::Unfit`].
+pub fn clear(storage: &Storage) -> Result<()> {
+    let above = storage.lowerdirs.join(MAKING);
+    for file in files(&above)? {
+        let dir = above.join(&file);
+        if let Tried::Locked(_lock) = try_lock(&dir)? {
+            discard(&above, &dir)?;
+        }
+    }
+    // Nobody is between two steps while this is held.
+    let _lock = runtime::layers(Layers::Change)?;
+    let files = files(&storage.lowerdirs)?;
+    for file in &files {
+        let path = storage.lowerdirs.join(file);
+        let itself = fs::read_link(&path).is_ok_and(|target| target == Path::new(file));
+        let of_nothing = match file.strip_suffix(".json").map(LayerName::parse) {
+            Some(Ok(name)) if name.generation().is_some() => {
+                !files.iter().any(|other| parse(other).is_some_and(|(other, _)| other == name))
+            }
+            _ => false,
+        };
+        if itself || of_nothing {
+            fs::remove_file(&path).act("remove", &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts an image that nobody uses.
+fn unmount(name: &str, image: &Path) -> Result<()> {
+    let point = mount_point(name, image)?;
+    let _lock = images_lock()?;
+    if !is_mounted(&point)? {
+        return Ok(());
+    }
+    let said = Command::new("umount").arg(&point).output().act("run", "umount")?;
+    if !said.status.success() {
+        let why = String::from_utf8_lossy(&said.stderr).trim().replace('\n', "; ");
+        return Err(Error::Layer { name: name.to_owned(), why });
+    }
+    fs::remove_dir(&point).act("remove", &point)
+}
+
+/// Removes something in a directory of ours, and all below it.
+fn discard(above: &Path, path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default();
+    let name = CString::new(name.as_bytes()).map_err(std::io::Error::from).act("name", path)?;
+    walk::remove(walk::open(above)?.as_fd(), &name, None).map(drop)
+}
+
+fn sync(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|dir| dir.sync_all()).act("sync", dir)
+}
