@@ -222,11 +222,14 @@ pub fn digest(content: &Path, progress: &ProgressBar) -> Result<(String, Size)> 
     Ok((to.end().0, size))
 }
 
-/// Who stands on what: the jails that run or are mounted, with device and inode of each of their layers.
+/// A jail that runs or is mounted, with device and inode of each layer that it stands on.
+pub type Standing = (Corner, Vec<(u64, u64)>);
+
+/// Who stands on what.
 ///
 /// # Errors
 /// [`Error::Act`].
-pub fn in_use() -> Result<Vec<(Corner, Vec<(u64, u64)>)>> {
+pub fn in_use() -> Result<Vec<Standing>> {
     let mut used = Vec::new();
     for corner in runtime::corners()?.into_iter().chain(temporary::corners()?) {
         let layers = corner.layers()?;
@@ -239,7 +242,7 @@ pub fn in_use() -> Result<Vec<(Corner, Vec<(u64, u64)>)>> {
 
 /// The jails that stand on this directory or image, for people: users, and temporary jails by number.
 #[must_use]
-pub fn users_of(used: &[(Corner, Vec<(u64, u64)>)], path: &Path) -> Vec<String> {
+pub fn users_of(used: &[Standing], path: &Path) -> Vec<String> {
     let Ok(meta) = fs::symlink_metadata(path) else { return Vec::new() };
     let stands = used.iter().filter(|(_, layers)| layers.contains(&(meta.dev(), meta.ino())));
     stands

@@ -130,7 +130,7 @@ fn find(storage: &Storage, name: &LayerName) -> Result<Layer> {
     match fs::symlink_metadata(&path) {
         Ok(meta) if meta.is_symlink() => {
             let target = fs::read_link(&path).act("read", &path)?;
-            match target.to_str().and_then(|target| parse(target)) {
+            match target.to_str().and_then(parse) {
                 Some((generation, image)) if generation.name() == name.name() => {
                     if let Some(layer) = stored(storage, name, &generation, image)? {
                         return Ok(layer);
