@@ -176,10 +176,9 @@ pub(super) fn raise(
     // Of two users who publish one port only one may have it, until pasta does.
     let ports = Path::new(paths::RUN).join("ports.lock");
     let _ports = if profile.publish.is_empty() { None } else { Some(runtime::lock_file(&ports)?) };
-    let layers = runtime::layers(Layers::Stay)?;
+    // No layer is removed before it is noted that this jail stands on it.
+    let _layers = runtime::layers(Layers::Stay)?;
     let plan = plan::make(config, profile, account)?;
-    plan.note_layers()?;
-    drop(layers);
     start::start(&plan, alive)?;
     log.event(Level::Info, "jail-raised", &[("user", &account.name), ("profile", &profile.name)]);
     Ok(())

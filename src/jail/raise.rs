@@ -98,6 +98,9 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
     }
 
     // 4. Mount images. In the host's mount namespace, so that all jails share one mount; later there is only our own.
+    //    Before that it is noted which ones the jail stands on, for whoever would remove them; here, where no limit of the
+    //    login process' forbids to write.
+    plan.note_layers()?;
     let layers = plan.layers.iter().map(crate::layers::Layer::content).collect::<Result<Vec<_>>>()?;
 
     // 5. Leave the host's mount namespace. From here on no mount of ours can reach the host's table; and overlayfs

@@ -166,10 +166,9 @@ fn raise(
         }
         Changes::Keep(base) => Some(store::upper_at(base)?),
     };
-    let layers = runtime::layers(Layers::Stay)?;
+    // No layer is removed before it is noted that this jail stands on it.
+    let _layers = runtime::layers(Layers::Stay)?;
     let plan = plan::temporary(config, &profile, &account, &who, corner.clone(), upper)?;
-    plan.note_layers()?;
-    drop(layers);
     start::start(&plan, alive)?;
     Ok((corner, plan))
 }
