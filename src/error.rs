@@ -287,6 +287,13 @@ pub enum Error {
         what: String,
     },
 
+    /// The tar of a layer that cannot be one, or has in it what no layer needs.
+    #[error("the layer's tar is refused: {why}")]
+    LayerTar {
+        /// What is wrong with it, and the mend if there is one.
+        why: String,
+    },
+
     /// The name is somebody else's by now.
     #[error(
         "this was set aside when {user} was forgotten, who had uid {then}; {user} has uid {now} now: if that is the same person, \
