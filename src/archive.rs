@@ -117,6 +117,12 @@ impl<T> Digesting<T> {
         Self { inner, sha: Sha256::new(), size: 0, failed: false, progress: progress.clone() }
     }
 
+    /// What is inside, and the SHA-256 in hexadecimal.
+    pub fn into_inner(self) -> (T, String) {
+        let digest = self.sha.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        (self.inner, digest)
+    }
+
     /// The SHA-256 in hexadecimal, and the number of bytes.
     #[must_use]
     pub fn end(self) -> (String, u64) {

@@ -38,7 +38,7 @@ pub enum Why {
     Reset,
     /// `ojail undo` put another in its place.
     Undo,
-    /// A snapshot or a backup was restored in its place.
+    /// A snapshot or a backup was restored in its place, or a layer imported.
     Restore,
     /// The user was forgotten.
     Forget,

@@ -276,8 +276,8 @@ pub enum Error {
         name: String,
     },
 
-    /// A backup has no place on a terminal.
-    #[error("a backup is no text for a terminal; lead it to or from a file or another program")]
+    /// A backup or a layer has no place on a terminal.
+    #[error("this is no text for a terminal; lead it to or from a file or another program")]
     Terminal,
 
     /// A restore would replace something.
@@ -285,6 +285,20 @@ pub enum Error {
     Differ {
         /// Everything, for people.
         what: String,
+    },
+
+    /// An import would replace what a user changed.
+    #[error("{user} has changed something already; `--force` sets that aside, and `ojail undo {user}` brings it back")]
+    HasChanges {
+        /// Whose.
+        user: String,
+    },
+
+    /// The tar of a layer that cannot be one, or has in it what no layer needs.
+    #[error("the layer's tar is refused: {why}")]
+    LayerTar {
+        /// What is wrong with it, and the mend if there is one.
+        why: String,
     },
 
     /// The name is somebody else's by now.

@@ -3,7 +3,7 @@
 //! Rooms, from pure to kernel; each knows only those above it:
 //!
 //! * [`config`], [`account`], [`policy`], [`seccomp`]: what should be. Values in, values out.
-//! * [`ids`], [`store`], `aside`, `archive`, `manifest`, [`walk`], [`copy`], [`layers`], [`lower`], `changes`, [`quota`], [`cgroup`], [`freezer`], [`runtime`]: what is on disk, in
+//! * [`ids`], [`store`], `aside`, `archive`, `manifest`, [`walk`], [`copy`], [`layers`], [`lower`], `changes`, `oci`, [`quota`], [`cgroup`], [`freezer`], [`runtime`]: what is on disk, in
 //!   control groups and in `/run`.
 //! * [`jail`]: the story of a login: plan, raise, join, confine; and the life of a jail.
 //! * `admin`: one file per verb of the `ojail` command (feature `cli`).

@@ -459,7 +459,7 @@ fn settle(temporary: &Path, file: &File, path: &Path) -> Result<()> {
 }
 
 /// A file without a name, which goes with this process.
-fn spooled(dir: &Path) -> Result<File> {
+pub(super) fn spooled(dir: &Path) -> Result<File> {
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
     rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR).map(File::from).act("create a file in", dir)
 }

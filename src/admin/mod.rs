@@ -6,8 +6,10 @@ mod check;
 mod complete;
 mod diff;
 mod enter;
+mod export;
 mod farewell;
 mod forget;
+mod import;
 mod layer;
 mod list;
 mod mount;
@@ -224,6 +226,26 @@ enum Verb {
     /// Make, show and change the layers that jails stand on
     #[command(subcommand, after_long_help = examples(&["ojail layer list"]))]
     Layer(layer::Layer),
+    /// Write what a user changed as a layer that every tool for OCI images understands
+    ///
+    /// A tar of one layer (image-spec of OCI), uncompressed, with whiteouts, opaque directories, extended attributes, capabilities and
+    /// hard links: the same changes give the same bytes. Times are whole seconds; sockets are not in it, and flags of chattr(1). A
+    /// running jail is frozen meanwhile. It belongs on top of the layers of the user's profile.
+    #[command(after_long_help = examples(&[
+        "ojail export alice /root/alice.tar",
+        "ojail export alice - | zstd | ssh other.example 'cat > alice.tar.zst'",
+    ]))]
+    Export(export::Export),
+    /// Give a user the changes of a layer's tar, from `ojail export` or another tool
+    ///
+    /// Read and verified to its end before anything changes. What the user had is set aside; `ojail undo` puts it back. Refused is a
+    /// tar with names that lead out of it or through a link, with devices but the usual ones, or with more than fits on the disk.
+    /// Owners are numbers, as they were in the jail: the user should have the same uid on both hosts.
+    #[command(after_long_help = examples(&[
+        "ojail import alice /root/alice.tar",
+        "ssh other.example ojail export alice - | ojail import alice - --force",
+    ]))]
+    Import(import::Import),
     /// Let go of what is kept of a user who is gone: changes, work directory, id range
     ///
     /// The changes are set aside; `ojail undo` brings them back until `ojail tidy` deletes them.
@@ -303,6 +325,8 @@ pub fn main() -> ExitCode {
         Verb::Backup(backup) => as_root().and_then(|()| backup::run(&backup)),
         Verb::Layer(layer) => as_root().and_then(|()| layer::run(&layer)),
         Verb::Restore(restore) => as_root().and_then(|()| restore::run(&restore)),
+        Verb::Export(export) => as_root().and_then(|()| export::run(&export)),
+        Verb::Import(import) => as_root().and_then(|()| import::run(&import)),
         Verb::Forget { user, force, snapshots } => {
             as_root().and_then(|()| forget::run(&user, force, snapshots))
         }

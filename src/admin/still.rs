@@ -1,4 +1,4 @@
-//! How a running jail keeps still while its upper is copied: frozen, or ended. For `ojail snapshot` and `ojail backup`.
+//! How a running jail keeps still while its upper is copied: frozen, or ended. For `ojail snapshot`, `ojail backup` and `ojail export`.
 //!
 //! Frozen, every write(2) that has begun has returned, and what was written, through a mapping too, is what a copy of the upper
 //! reads: an overlay's files have no cache of their own but that of the upper's. So the copy is as the disk would be after the power
@@ -43,6 +43,11 @@ pub(super) enum Still {
 }
 
 impl Choice {
+    /// As the flags of a verb say that has flags of its own.
+    pub(super) fn of(end: bool, force: bool) -> Self {
+        Self { freeze: !end, end, force: end && force }
+    }
+
     /// Sees to it that nothing of this user's writes. The caller holds the user's lock for as long as it must stay so.
     pub(super) fn hold(&self, corner: &Corner) -> Result<Still> {
         let user = corner.user();

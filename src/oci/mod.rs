@@ -1,17 +1,7 @@
-//! Layers and uppers as the OCI image specification has them.
+//! Trees as the Open Container Initiative writes them, so that registries and the tools of containers understand them. Host root.
+//!
+//! * [`tar`](self::tar): a tree as the tar of one layer, and back.
+//! * [`packed`]: what is compressed, recognised and unpacked.
 
-/// The layer tar.
-pub mod tar {
-    use std::io::Write;
-    use std::os::fd::BorrowedFd;
-
-    use crate::error::{Act, Result};
-
-    /// Writes a tree as one.
-    ///
-    /// # Errors
-    /// [`crate::Error::Act`].
-    pub fn write(dir: BorrowedFd<'_>, to: &mut impl Write) -> Result<()> {
-        crate::archive::pack(&dir.try_clone_to_owned().act("copy", "a descriptor")?, to)
-    }
-}
+pub mod packed;
+pub mod tar;

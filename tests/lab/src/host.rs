@@ -49,7 +49,7 @@ pub struct Host {
 
 impl Host {
     pub(crate) fn start(setup: &Setup) -> Self {
-        let mut host = Self::furnished(setup, "host");
+        let mut host = Self::furnished(setup, setup.tree);
         if setup.network {
             host.world = Some(Box::new(world::around(&host)));
         }

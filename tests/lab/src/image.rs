@@ -63,7 +63,7 @@ impl Recipe {
     }
 }
 
-const RECIPES: [(&str, Recipe); 13] = [
+const RECIPES: [(&str, Recipe); 14] = [
     (
         "host",
         Recipe::Debian {
@@ -103,6 +103,11 @@ const RECIPES: [(&str, Recipe); 13] = [
             packages: "systemd-sysv libpam-systemd dbus linux-image-cloud-amd64 at quota xfsprogs apparmor",
             finish: MACHINE,
         },
+    ),
+    // A registry, and what speaks to it.
+    (
+        "containers",
+        Recipe::More { than: "host", packages: "skopeo umoci docker-registry zstd", finish: "" },
     ),
     ("machine.ext4", Recipe::Disk { of: "machine" }),
     ("debian.ext4", Recipe::Disk { of: "debian" }),
@@ -222,7 +227,7 @@ const MAKE_DISK: &str = r#"mkfs.ext4 -F -L "$1" -d "$2" "$3" 2G"#;
 /// How much of a log explains a failure.
 const SHOWN_LINES: usize = 30;
 
-/// The tree, layer or packed image of that name: `host`, `debian`, `nginx`, `tools`, `machine`,
+/// The tree, layer or packed image of that name: `host`, `debian`, `nginx`, `tools`, `machine`, `containers`,
 /// packed as `debian.erofs`, `debian.squashfs` or `nginx.squashfs`, or a machine's disk: `machine.ext4`,
 /// `debian.ext4`, `nginx.ext4` or `tools.ext4`. Built first if need be, which takes some seconds and the network.
 pub fn tree(name: &str) -> PathBuf {

@@ -27,6 +27,7 @@ pub fn host() -> Setup {
         small_disk: None,
         hardware: Hardware::default(),
         network: false,
+        tree: "host",
     }
 }
 
@@ -43,6 +44,8 @@ pub struct Setup {
     pub(crate) small_disk: Option<String>,
     pub(crate) hardware: Hardware,
     pub(crate) network: bool,
+    /// The Debian that it is.
+    pub(crate) tree: &'static str,
 }
 
 pub(crate) struct TextFile {
@@ -115,6 +118,12 @@ impl Setup {
     /// Plugs the host into a world of its own, see [`crate::world`]. Not for machines.
     pub fn network(mut self) -> Self {
         self.network = true;
+        self
+    }
+
+    /// Has the tools of containers, too: skopeo, umoci, and Debian's `docker-registry`. Not for machines.
+    pub fn containers(mut self) -> Self {
+        self.tree = "containers";
         self
     }
 
