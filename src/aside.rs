@@ -317,7 +317,7 @@ impl<'a> Shelf<'a> {
 }
 
 /// A name, and others like it while it is taken.
-fn numbered(name: &str, number: u32) -> String {
+pub(crate) fn numbered(name: &str, number: u32) -> String {
     if number == 1 { name.to_owned() } else { format!("{name}-{number}") }
 }
 

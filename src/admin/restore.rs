@@ -318,12 +318,7 @@ fn put_layer(
     let place = lowerdirs.join(file_name);
     let mut aside = None;
     if let Some(old) = there(config, &layer.name)? {
-        let stamp = aside::stamp()?;
-        let name = match ending(&old) {
-            Some(ending) => format!("{}-{stamp}.{ending}", layer.name),
-            None => format!("{}-{stamp}", layer.name),
-        };
-        let away = lowerdirs.join(name);
+        let away = away(lowerdirs, &old)?;
         if old.path == place {
             // At no moment is there none.
             // And a kill in between leaves the new one by the name of the old, never the old one where it would be cleared.
@@ -342,6 +337,15 @@ fn put_layer(
     }
     File::open(lowerdirs).and_then(|dir| dir.sync_all()).act("sync", lowerdirs)?;
     Ok(aside)
+}
+
+/// The name under which a layer is set aside: with the time, and a number where that is taken.
+fn away(lowerdirs: &Path, layer: &layers::Layer) -> Result<PathBuf> {
+    let (name, ending) = (format!("{}-{}", layer.name, aside::stamp()?), ending(layer));
+    let ending = ending.map(|ending| format!(".{ending}")).unwrap_or_default();
+    let mut names = (1..).map(|number| lowerdirs.join(aside::numbered(&name, number) + &ending));
+    // The caller renames without replacing, should this look be wrong.
+    Ok(names.find(|path| fs::symlink_metadata(path).is_err()).unwrap_or_default())
 }
 
 /// Reads what tar has left over, and tells what all of it was.

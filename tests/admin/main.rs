@@ -8,6 +8,7 @@
 mod common;
 
 mod backup;
+mod errors;
 mod forget;
 mod kills;
 mod mount;

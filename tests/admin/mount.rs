@@ -1,10 +1,8 @@
 //! `ojail mount` and `ojail umount`.
 
-use std::collections::BTreeMap;
-use std::fs;
-
 use lab::{Host, Output, User};
 
+use crate::common::points::Point;
 use crate::common::{SOON, config, corner, host, init, jail, logged, runs, sessions, until};
 
 const AT: &str = "/srv/jails/alice";
@@ -343,25 +341,9 @@ fn mounts_of_several_users_and_at_once_are_one_each() {
     assert_eq!(mounts(&host).len(), 0);
 }
 
-/// Every system call of a command from the first that opens something of ojail's, by name and number among those of its name.
-fn calls(host: &Host, command: &str) -> Vec<(String, usize)> {
-    host.root(&format!("strace -o /root/calls {command}")).ok();
-    let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
-    let mut calls = Vec::new();
-    let mut began = false;
-    for line in fs::read_to_string(host.path("/root/calls")).unwrap().lines() {
-        let Some((name, _)) = line.split_once('(') else { continue };
-        if name.starts_with(['+', '-']) {
-            continue;
-        }
-        let number = numbers.entry(name.to_owned()).or_default();
-        *number += 1;
-        began |= line.contains("ojail.toml") || line.contains("/run/ojail/");
-        if began {
-            calls.push((name.to_owned(), *number));
-        }
-    }
-    calls
+/// Every system call of a command from the first that opens something of ojail's.
+fn points(host: &Host, command: &str) -> Vec<Point> {
+    Point::all(host, command).into_iter().skip_while(|point| !point.begins()).collect()
 }
 
 #[test]
@@ -375,14 +357,12 @@ fn after_a_kill_of_ojail_mount_at_any_system_call_it_is_mounted_and_held_or_neit
         session
     };
     let session = hold();
-    let all = calls(&host, "ojail mount alice");
+    let all = points(&host, "ojail mount alice");
     host.root("ojail umount alice").ok();
     let (mut mounted, mut not) = (0, 0);
-    for (call, number) in &all {
-        let kill =
-            format!("strace -qq -o /dev/null -e 'inject={call}:signal=KILL:when={number}' ojail mount alice");
-        host.root(&kill).run();
-        let at = format!("a kill at {call} number {number}");
+    for point in &all {
+        point.kill(&host, "ojail mount alice");
+        let at = format!("a kill at {point}");
         let is_mounted = !mounts(&host).is_empty();
         assert_eq!(told(&host).is_some(), is_mounted, "{at}");
         // PID 1 tells whether it would stay: nothing but a hold keeps it from making way.
@@ -403,16 +383,14 @@ fn after_a_kill_of_ojail_mount_at_any_system_call_it_is_mounted_and_held_or_neit
     until("nothing holds the jail", SOON, || !runs(&host, "alice"));
 
     // And around the mount itself, whether it is held when nobody is in.
-    let first = all.iter().position(|(call, _)| call == "move_mount").expect("it is attached somehow");
-    for (call, number) in &all[first.saturating_sub(4)..(first + 4).min(all.len())] {
+    let first = all.iter().position(|point| point.call == "move_mount").expect("it is attached somehow");
+    for point in &all[first.saturating_sub(4)..(first + 4).min(all.len())] {
         let session = hold();
-        let kill =
-            format!("strace -qq -o /dev/null -e 'inject={call}:signal=KILL:when={number}' ojail mount alice");
-        host.root(&kill).run();
+        point.kill(&host, "ojail mount alice");
         let ends = logged(&host, "event=session-end");
         session.finish().ok();
         until("the session is over", SOON, || logged(&host, "event=session-end") > ends);
-        let at = format!("a kill at {call} number {number}");
+        let at = format!("a kill at {point}");
         if mounts(&host).is_empty() {
             until(&format!("{at}: nothing holds the jail"), SOON, || !runs(&host, "alice"));
         } else {
@@ -429,11 +407,11 @@ fn a_hold_that_a_killed_umount_left_is_taken_back_by_the_next_act_or_by_tidy() {
     lab::require_root!();
     let host = impatient();
     host.root("ojail mount alice").ok();
-    let all = calls(&host, "ojail umount alice");
+    let all = points(&host, "ojail umount alice");
     until("the jail has ended", SOON, || !runs(&host, "alice"));
-    let first = all.iter().position(|(call, _)| call == "umount2").expect("it is unmounted somehow");
+    let first = all.iter().position(|point| point.call == "umount2").expect("it is unmounted somehow");
     let mut held = 0;
-    for (call, number) in &all[first..] {
+    for point in &all[first..] {
         for next in [
             "ojail umount alice",
             "ojail tidy",
@@ -441,10 +419,7 @@ fn a_hold_that_a_killed_umount_left_is_taken_back_by_the_next_act_or_by_tidy() {
             "ojail mount alice && ojail umount alice",
         ] {
             host.root("ojail mount alice").ok();
-            let kill = format!(
-                "strace -qq -o /dev/null -e 'inject={call}:signal=KILL:when={number}' ojail umount alice"
-            );
-            host.root(&kill).run();
+            point.kill(&host, "ojail umount alice");
             held += usize::from(mounts(&host).is_empty() && runs(&host, "alice"));
             if next == "ojail tidy" && !mounts(&host).is_empty() {
                 host.root("ojail umount alice").ok();
@@ -454,9 +429,7 @@ fn a_hold_that_a_killed_umount_left_is_taken_back_by_the_next_act_or_by_tidy() {
             if next == "ojail stop alice" && after.code() == Some(1) {
                 host.root("ojail umount alice").ok();
             }
-            until(&format!("a kill at {call} number {number}, {next}: the jail has ended"), SOON, || {
-                !runs(&host, "alice")
-            });
+            until(&format!("a kill at {point}, {next}: the jail has ended"), SOON, || !runs(&host, "alice"));
             assert_eq!((mounts(&host).len(), host.root("ls -A /srv/jails").text().as_str()), (0, ""));
         }
     }

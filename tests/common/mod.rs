@@ -3,8 +3,8 @@
 #![allow(dead_code, reason = "each test program uses some of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
-use std::collections::BTreeMap;
-use std::fs;
+pub(crate) mod points;
+
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -110,46 +110,81 @@ pub(crate) fn remains(host: &Host, user: &str) -> String {
     format!("{}{}", namespaces(host), corner(host, user))
 }
 
-/// A digest of everything below a directory of the host: names, kinds, modes, owners, sizes, links, extended
-/// attributes and contents.
+/// In Python: a digest of everything below a directory: names, kinds, modes, owners, sizes, links, extended attributes and contents.
+const DIGEST: &str = r#"
+import hashlib, os, stat, sys
+def digest(top):
+    sha = hashlib.sha256()
+    top = os.fsencode(top)
+    for path, directories, files in os.walk(top):
+        directories.sort()
+        for name in [b"."] + sorted(directories + files):
+            full = os.path.join(path, name)
+            s = os.lstat(full)
+            attributes = [(a, os.getxattr(full, a, follow_symlinks=False))
+                          for a in sorted(os.listxattr(full, follow_symlinks=False))]
+            sha.update(repr((os.path.relpath(full, top), s.st_mode, s.st_uid, s.st_gid, s.st_rdev, attributes)).encode())
+            if stat.S_ISLNK(s.st_mode):
+                sha.update(os.readlink(full))
+            if stat.S_ISREG(s.st_mode):
+                sha.update(open(full, "rb").read())
+    return sha.hexdigest()
+"#;
+
+/// [`DIGEST`] of a directory of the host.
 #[track_caller]
 pub(crate) fn digest(host: &Host, directory: &str) -> String {
-    const DIGEST: &str = r#"
-import hashlib, os, stat, sys
-sha = hashlib.sha256()
-for path, directories, files in os.walk(sys.argv[1].encode()):
-    directories.sort()
-    for name in [b"."] + sorted(directories + files):
-        full = os.path.join(path, name)
-        s = os.lstat(full)
-        attributes = [(a, os.getxattr(full, a, follow_symlinks=False))
-                      for a in sorted(os.listxattr(full, follow_symlinks=False))]
-        sha.update(repr((os.path.relpath(full, sys.argv[1].encode()), s.st_mode, s.st_uid, s.st_gid, s.st_rdev, attributes)).encode())
-        if stat.S_ISLNK(s.st_mode):
-            sha.update(os.readlink(full))
-        if stat.S_ISREG(s.st_mode):
-            sha.update(open(full, "rb").read())
-print(sha.hexdigest())
-"#;
-    host.exec(["python3", "-c", DIGEST, directory]).text()
+    host.exec(["python3", "-c", &format!("{DIGEST}print(digest(sys.argv[1]))"), directory]).text()
 }
 
-/// Every system call of a command, by name and number among those of its name. Those of its start (linking, memory) are in it.
+/// All that there is of everybody's, a line each with the digest of what is in it: layers and what of them is set aside, uppers, what
+/// `ojail` knows to be on shelves, what is kept of ids, work directories, and the backup in `/backup`, whose every file must be whole.
 #[track_caller]
-pub(crate) fn calls(host: &Host, command: &str) -> Vec<(String, usize)> {
-    host.root(&format!("strace -o /root/calls {command}")).ok();
-    let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
-    let mut calls = Vec::new();
-    for line in fs::read_to_string(host.path("/root/calls")).unwrap().lines() {
-        // "openat(AT_FDCWD, …) = 3"; what else there is begins with "+++" or "---".
-        let Some((name, _)) = line.split_once('(') else { continue };
-        if name.starts_with(['+', '-']) {
-            continue;
-        }
-        let number = numbers.entry(name.to_owned()).or_default();
-        *number += 1;
-        calls.push((name.to_owned(), *number));
-    }
-    assert!(calls.len() > 100, "{command} has {} system calls only", calls.len());
-    calls
+pub(crate) fn belongings(host: &Host) -> String {
+    const BELONGINGS: &str = r#"
+import glob, re, subprocess
+def parse(json):
+    # The host's Python is minimal, and has no parser of its own.
+    return eval(json, {"null": None, "true": True, "false": False})
+def file(path):
+    return hashlib.sha256(open(path, "rb").read()).hexdigest()
+lines = []
+names = lambda path: [os.path.basename(name) for name in glob.glob(path)]
+for name in names("/srv/overlay/lowerdirs/*"):
+    path = "/srv/overlay/lowerdirs/" + name
+    # A whole Debian takes too long.
+    if not os.path.exists(path + "/usr/bin/dpkg"):
+        what = re.sub(r"-2\d\d\d-[^.]*\.\d\d\.\d\dZ(-\d+)?", " aside", name)
+        lines.append(f"layer {what} {digest(path) if os.path.isdir(path) else file(path)}")
+for user in names("/srv/overlay/upperdirs/*"):
+    lines.append(f"upper {user} {digest('/srv/overlay/upperdirs/' + user)}")
+for user in names("/srv/overlay/asidedirs/*"):
+    said = subprocess.run(["ojail", "reset", "--list", user, "--json"], stdout=subprocess.PIPE, check=True).stdout
+    for entry in parse(said)["aside"]:
+        lines.append(f"{entry['record']['why']} {user} {digest(entry['upper'])}")
+for path in glob.glob("/var/lib/ojail/users/*"):
+    lines.append(f"ids {os.path.basename(path)} {open(path).read().split()}")
+for user in names("/srv/overlay/workdirs/*"):
+    lines.append(f"work {user}")
+if os.path.exists("/backup/manifest.json"):
+    manifest = parse(open("/backup/manifest.json").read())
+    for part in manifest["layers"] + manifest["users"] + [manifest["configuration"]]:
+        whole = file("/backup/" + part["file"]) == part["sha256"]
+        lines.append(f"backup {part['file']}" + ("" if whole else " DAMAGED"))
+print("\n".join(sorted(lines)))
+"#;
+    host.exec(["python3", "-c", &format!("{DIGEST}{BELONGINGS}")]).text()
+}
+
+/// What an act that came to its end leaves nowhere: things half made, and things thrown away.
+#[track_caller]
+pub(crate) fn rubbish(host: &Host) -> String {
+    host.root(
+        "cd /srv/overlay 2>/dev/null || exit 0
+         for name in asidedirs/.restore lowerdirs/.restore asidedirs/.trash/* asidedirs/.run/*; do
+             [ ! -e $name ] || echo $name
+         done
+         find /backup -name .new 2>/dev/null || true",
+    )
+    .text()
 }

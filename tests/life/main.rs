@@ -6,7 +6,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod atomic;
 mod diff;
 mod ends;
 mod enter;
