@@ -87,6 +87,7 @@ install:
 	install -D -m 0755 $(TARGET)/release/ojail $(DESTDIR)$(PREFIX)/sbin/ojail
 	install -D -m 0755 $(STATIC)/ojail-init $(DESTDIR)$(PREFIX)/libexec/ojail/ojail-init
 	install -D -m 0755 $(STATIC)/ojail-probe $(DESTDIR)$(PREFIX)/libexec/ojail/ojail-probe
+	install -D -m 0755 conf/policy-rc.d $(DESTDIR)$(PREFIX)/libexec/ojail/policy-rc.d
 	install -D -m 0755 $(STATIC)/ojail-shell $(DESTDIR)$(PREFIX)/bin/ojail-shell
 	install -D -m 0644 $(TARGET)/release/libpam_ojail.so $(PAMDIR)/pam_ojail.so
 	install -D -m 0644 conf/pam-configs/ojail $(DESTDIR)/usr/share/pam-configs/ojail

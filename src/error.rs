@@ -339,6 +339,17 @@ pub enum Error {
         needed: String,
     },
 
+    /// What a user changed would become everybody's, with secrets in it.
+    #[error(
+        "there are secrets in what {user} has changed: {what}; `--path` takes a part, and `--allow PATH` takes a secret all the same"
+    )]
+    Secrets {
+        /// Whose.
+        user: String,
+        /// All of them, for people.
+        what: String,
+    },
+
     /// Nothing of this name is set aside.
     #[error("nothing called \"{name}\" is set aside for {user}; `ojail reset --list {user}` shows what is")]
     NotAside {

@@ -9,6 +9,9 @@ pub const STATE: &str = "/var/lib/ojail";
 /// Locks, doors of running jails, mounted images. Mode 0700, on a tmpfs.
 pub const RUN: &str = "/run/ojail";
 
+/// What tools said that made layers. Mode 0700.
+pub const LOGS: &str = "/var/log/ojail";
+
 /// Inside a jail: what `ojail-shell` reads to know that it is in one, and which shell to run.
 pub const MARKER: &str = "/run/ojail/jail.json";
 
@@ -28,6 +31,12 @@ pub fn init() -> String {
 #[must_use]
 pub fn probe() -> String {
     format!("{PREFIX}/libexec/ojail/ojail-probe")
+}
+
+/// What keeps services from being started while a layer is derived.
+#[must_use]
+pub fn policy() -> String {
+    format!("{PREFIX}/libexec/ojail/policy-rc.d")
 }
 
 /// The login shell. sshd looks at it on the host and executes it inside the jail, so it is at this path in both.

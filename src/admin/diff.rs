@@ -75,8 +75,25 @@ fn tell(arguments: &Diff) -> Result<()> {
     out.flush()
 }
 
+/// Prints what an upper changes, everywhere or at these paths. For `ojail layer promote`.
+pub(super) fn show(user: &Username, upper: &Path, lower: &Lower, paths: &[PathBuf]) -> Result<()> {
+    let mut out = Out::new(false);
+    let places =
+        if paths.is_empty() { vec![None] } else { paths.iter().map(|path| Some(path.as_path())).collect() };
+    for below in places {
+        let sum = changes::tell(Some(lower::view(upper)?), lower, below, |change| out.change(change))?;
+        out.sum(user, below, &sum)?;
+    }
+    out.flush()
+}
+
 /// The profile whose layers the upper is of.
-fn profile<'a>(config: &'a Config, user: &Username, named: Option<&str>, upper: bool) -> Result<&'a Profile> {
+pub(super) fn profile<'a>(
+    config: &'a Config,
+    user: &Username,
+    named: Option<&str>,
+    upper: bool,
+) -> Result<&'a Profile> {
     if let Some(name) = named {
         if !upper {
             account::lookup(user.as_str())?;

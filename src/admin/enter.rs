@@ -17,7 +17,7 @@ pub(super) fn run(user: &str, command: &[OsString]) -> Result<ExitCode> {
     let config = configuration()?;
     let (account, _) = jailed(&config, user)?;
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
-    let job = Job { account: &account, command, terminal };
+    let job = Job { account: &account, command, terminal, environment: &[] };
     match session::run(&job, || join(&account, "enter"))? {
         Side::Host(status) | Side::Jail(status) => Ok(status),
     }

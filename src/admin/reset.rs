@@ -317,7 +317,7 @@ fn tidy(config: &Config, user: &Username, until: Option<Instant>) {
 }
 
 /// Paths inside a jail, as an administrator gives them: absolute, and free of `.` and `..`.
-fn inside(paths: &[PathBuf], option: &'static str) -> Result<Vec<PathBuf>> {
+pub(super) fn inside(paths: &[PathBuf], option: &'static str) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for path in paths {
         let bad = |why: &str| {
@@ -339,10 +339,11 @@ fn inside(paths: &[PathBuf], option: &'static str) -> Result<Vec<PathBuf>> {
             }
         }
         if clean == Path::new("/") {
-            return bad(if option == "--keep" {
-                "is everything; there would be nothing to clear"
-            } else {
-                "is everything; leave --only out"
+            return bad(match option {
+                "--keep" => "is everything; there would be nothing to clear",
+                "--allow" => "is everything; name what is meant",
+                "--only" => "is everything; leave --only out",
+                _ => "is everything; leave the option out",
             });
         }
         if !all.contains(&clean) {

@@ -8,7 +8,7 @@ use super::{configuration, enter, jailed};
 use crate::account::Account;
 use crate::config::{Config, Profile};
 use crate::error::{Error, Result};
-use crate::jail::temporary::{Changes, Temporary, Whose};
+use crate::jail::temporary::{Temporary, Whose};
 use crate::log::Log;
 
 /// What to run, and where.
@@ -41,7 +41,7 @@ pub(super) fn run(run: &Run) -> Result<ExitCode> {
     if run.ephemeral {
         return temporary(&config, profile, Some(&account), &run.command);
     }
-    let job = Job { account: &account, command: &run.command, terminal: false };
+    let job = Job { account: &account, command: &run.command, terminal: false, environment: &[] };
     match session::run(&job, || enter::join(&account, "run"))? {
         Side::Host(status) | Side::Jail(status) => Ok(status),
     }
@@ -55,13 +55,13 @@ fn temporary(
     command: &[OsString],
 ) -> Result<ExitCode> {
     let whose = user.map_or(Whose::Nobody, Whose::User);
-    let jail = Temporary::raise(config, profile, whose, &Changes::ThrowAway, &mut Log::open("ojail"))?;
+    let jail = Temporary::raise(config, profile, whose, &mut Log::open("ojail"))?;
     let account = match user {
         Some(account) => account.clone(),
         None if profile.root => root(jail.account()),
         None => jail.account(),
     };
-    let job = Job { account: &account, command, terminal: false };
+    let job = Job { account: &account, command, terminal: false, environment: &[] };
     match session::run(&job, || jail.enter("run")) {
         // The jail is for the other process to end.
         Ok(Side::Jail(status)) => Ok(status),
@@ -75,6 +75,6 @@ fn temporary(
 }
 
 /// Root of the jail.
-fn root(account: Account) -> Account {
+pub(super) fn root(account: Account) -> Account {
     Account { name: "root".into(), uid: 0, gid: 0, home: "/root".into(), groups: Vec::new(), ..account }
 }

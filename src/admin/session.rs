@@ -1,4 +1,4 @@
-//! A command in a jail, with its streams carried: what `ojail enter` and `ojail run` share.
+//! A command in a jail, with its streams carried: what `ojail enter`, `ojail run` and `ojail layer derive` share.
 //!
 //! Three processes. This one stays on the host and only carries bytes. Its child joins the jail and is confined like
 //! any login process. The grandchild, inside the jail's PID namespace, becomes the user. The administrator's own
@@ -29,7 +29,7 @@ use rustix::net::{
 };
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use super::terminal::{Carrier, Streams};
+use super::terminal::{Carrier, Hear, Streams};
 use crate::account::Account;
 use crate::error::{Act, Error, Result};
 use crate::jail::door::House;
@@ -44,6 +44,8 @@ pub(super) struct Job<'a> {
     pub(super) command: &'a [OsString],
     /// Whether it gets a terminal of its own.
     pub(super) terminal: bool,
+    /// Variables besides the usual ones.
+    pub(super) environment: &'a [(OsString, OsString)],
 }
 
 /// Which process goes on with the caller's story.
@@ -54,11 +56,47 @@ pub(super) enum Side {
     Jail(ExitCode),
 }
 
+/// [`Side`], with more to tell.
+pub(super) enum Outcome {
+    /// The caller's own process.
+    Host {
+        /// As a shell would tell it.
+        status: u8,
+        /// The last signal that was handed on to the session.
+        signal: Option<Signal>,
+    },
+    /// The one that was in the jail, with the status to end with.
+    Jail(u8),
+}
+
 /// Runs it to its end. `enter` moves the child into a jail and confines it.
 ///
 /// # Errors
 /// Those of `enter`, and what goes wrong with the streams. Always in the caller's own process.
 pub(super) fn run(job: &Job<'_>, enter: impl FnOnce() -> Result<(join::Session, House)>) -> Result<Side> {
+    Ok(match carried(job, enter, None)? {
+        Outcome::Host { status, .. } => Side::Host(ExitCode::from(status)),
+        Outcome::Jail(status) => Side::Jail(ExitCode::from(status)),
+    })
+}
+
+/// As [`run`], without a terminal; it has nothing to read, and `hear` gets all that it says.
+///
+/// # Errors
+/// As [`run`], and those of `hear`.
+pub(super) fn heard(
+    job: &Job<'_>,
+    enter: impl FnOnce() -> Result<(join::Session, House)>,
+    hear: Hear<'_>,
+) -> Result<Outcome> {
+    carried(job, enter, Some(hear))
+}
+
+fn carried(
+    job: &Job<'_>,
+    enter: impl FnOnce() -> Result<(join::Session, House)>,
+    hear: Option<Hear<'_>>,
+) -> Result<Outcome> {
     let alone = OneThread::prove().act("fork", "a process with several threads")?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .act("make", "a socket pair")?;
@@ -72,24 +110,24 @@ pub(super) fn run(job: &Job<'_>, enter: impl FnOnce() -> Result<(join::Session, 
                     1
                 }
             };
-            Ok(Side::Jail(ExitCode::from(status)))
+            Ok(Outcome::Jail(status))
         }
         Forked::Parent(child) => {
             drop(theirs);
-            let carried =
-                receive(&ours, job.terminal).and_then(|streams| Carrier::new(streams, child, &ours)?.carry());
+            let carried = receive(&ours, job.terminal)
+                .and_then(|streams| Carrier::new(streams, child, &ours)?.carry(hear));
             if carried.is_err() {
                 // The child sees it as our end, and hangs up.
                 let _ = rustix::net::shutdown(&ours, Shutdown::Both);
             }
             let status = waitpid(child, None).act("wait for", "the session")?;
-            carried?;
+            let signal = carried?;
             // What went wrong after the streams were there.
             let mut text = [0; 4096];
             if let Ok((_, length @ 1..)) = recv(&ours, &mut text[..], RecvFlags::DONTWAIT) {
                 return Err(Error::NotRaised(String::from_utf8_lossy(&text[..length]).into_owned()));
             }
-            Ok(Side::Host(ExitCode::from(code(status))))
+            Ok(Outcome::Host { status: code(status), signal })
         }
     }
 }
@@ -256,6 +294,7 @@ fn prepare(job: &Job<'_>, house: &House, near: Vec<OwnedFd>) -> Result<Command> 
             command.env(variable, value);
         }
     }
+    command.envs(job.environment.iter().map(|(name, value)| (name, value)));
     let mut near = near.into_iter().map(File::from);
     for set in
         [Command::stdin, Command::stdout, Command::stderr] as [fn(&mut Command, Stdio) -> &mut Command; 3]

@@ -43,6 +43,9 @@ impl Streams {
     }
 }
 
+/// What takes the words of a session that are not for the administrator's own streams.
+pub(super) type Hear<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
+
 /// Carries bytes until the session's process has ended.
 pub(super) struct Carrier<'a> {
     far: Vec<OwnedFd>,
@@ -99,13 +102,18 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    fn hear(&self, signal: u32) {
-        if signal == Signal::SIGWINCH as u32 {
+    /// Returns the signal that was handed on, if one was.
+    fn told(&self, number: u32) -> Option<Signal> {
+        let signal = i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok())?;
+        if signal == Signal::SIGWINCH {
             self.resize();
-        } else if let Ok(signal) = u8::try_from(signal) {
-            // A session that is over hears nothing.
-            let _ = rustix::net::send(self.session, &[signal], rustix::net::SendFlags::NOSIGNAL);
+            return None;
         }
+        if let Ok(number) = u8::try_from(number) {
+            // A session that is over hears nothing.
+            let _ = rustix::net::send(self.session, &[number], rustix::net::SendFlags::NOSIGNAL);
+        }
+        Some(signal)
     }
 
     /// Gives up one direction: the session's own process is told by the kernel.
@@ -115,8 +123,8 @@ impl<'a> Carrier<'a> {
         Ok(())
     }
 
-    /// The loop.
-    pub(super) fn carry(mut self) -> Result<()> {
+    /// The loop. With `hear` the session has nothing to read, and what it says goes there. Returns the last signal that was handed on.
+    pub(super) fn carry(mut self, mut hear: Option<Hear<'_>>) -> Result<Option<Signal>> {
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         // On a terminal there is one far end for both directions; else input, output, errors.
         let mut outputs: Vec<(usize, BorrowedFd<'_>)> = if self.on_a_terminal() {
@@ -127,7 +135,11 @@ impl<'a> Carrier<'a> {
         // Input that the session has not taken yet. While there is some, no more is read, and outputs go on: a session
         // that writes before it reads must not wait for us while we wait for it.
         let mut pending: Vec<u8> = Vec::new();
-        let mut input = true;
+        let mut input = hear.is_none();
+        if !input {
+            Self::close(&mut self.far[0])?;
+        }
+        let mut signal = None;
         let mut ended = false;
         loop {
             let mut fds =
@@ -148,8 +160,8 @@ impl<'a> Carrier<'a> {
             let (from_session, to_session) = rest.split_at(outputs.len());
             ended |= ours[0];
             if ours[1] {
-                while let Ok(Some(signal)) = self.signals.read_signal() {
-                    self.hear(signal.ssi_signo);
+                while let Ok(Some(told)) = self.signals.read_signal() {
+                    signal = self.told(told.ssi_signo).or(signal);
                 }
             }
             if to_session == [true] {
@@ -166,7 +178,13 @@ impl<'a> Carrier<'a> {
             }
             let mut left = Vec::new();
             for ((far, to), ready) in outputs.into_iter().zip(from_session) {
-                if !ready || carry_some(self.far[far].as_fd(), to) {
+                let from = self.far[far].as_fd();
+                let more = !ready
+                    || match &mut hear {
+                        Some(hear) => hear_some(from, hear)?,
+                        None => carry_some(from, to),
+                    };
+                if more {
                     left.push((far, to));
                 } else if !self.on_a_terminal() {
                     // Nobody reads on, as in `… | head`: who writes must not wait for ever.
@@ -177,7 +195,7 @@ impl<'a> Carrier<'a> {
             // What the process wrote is still carried, but nothing more is waited for: something that it left in the
             // background may keep the streams open for ever.
             if ended && !from_session.contains(&true) {
-                return Ok(());
+                return Ok(signal);
             }
         }
     }
@@ -229,6 +247,16 @@ fn give(to: BorrowedFd<'_>, from: &mut Vec<u8>) -> bool {
         Err(Errno::INTR | Errno::AGAIN) => true,
         Err(_) => false,
     }
+}
+
+/// Hands on what is there. `false`: no more will come.
+fn hear_some(from: BorrowedFd<'_>, hear: &mut Hear<'_>) -> Result<bool> {
+    let mut some = Vec::new();
+    let more = take(from, &mut some);
+    if !some.is_empty() {
+        hear(&some)?;
+    }
+    Ok(more)
 }
 
 /// Carries what is there to one of the administrator's own streams. `false`: no more will come, or nobody wants it.

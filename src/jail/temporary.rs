@@ -1,4 +1,4 @@
-//! Temporary jails: beside the users' own, for one command, with an upper that is thrown away or that the caller chooses. For
+//! Temporary jails: beside the users' own, for one command, with an upper that goes with them unless the caller takes it. For
 //! `ojail run --ephemeral` and `--profile`, and for whatever else runs a command on some layers. Host root.
 //!
 //! Each has a corner of its own (`/run/ojail/runs/NAME`), which is the claim on all that belongs to it: an upper in
@@ -35,15 +35,6 @@ pub enum Whose<'a> {
     Nobody,
 }
 
-/// Where the jail's changes go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Changes {
-    /// Away, with the jail.
-    ThrowAway,
-    /// Into `upper` in this directory of the caller's, on the uppers' file system, where they stay.
-    Keep(PathBuf),
-}
-
 /// The made-up user of a jail that is nobody's. Debian gives the id 59999 to nobody before 58999 others have one; outside it is an
 /// id of the range that was lent.
 const NOBODY: (&str, u32) = ("ojail-run", 59_999);
@@ -65,17 +56,11 @@ impl Temporary {
     ///
     /// # Errors
     /// Those of a raise; nothing is left then.
-    pub fn raise(
-        config: &Config,
-        profile: &Profile,
-        whose: Whose<'_>,
-        changes: &Changes,
-        log: &mut Log,
-    ) -> Result<Self> {
+    pub fn raise(config: &Config, profile: &Profile, whose: Whose<'_>, log: &mut Log) -> Result<Self> {
         // First the left-overs of others: they may be what this one lacks, ids or space.
         sweep(&config.storage);
         let name = Name::take()?;
-        let raised = raise(config, profile, whose, changes, &name);
+        let raised = raise(config, profile, whose, &name);
         match raised {
             Ok((corner, plan)) => {
                 let (user, run) = (corner.user().to_string(), name.text.clone());
@@ -122,7 +107,7 @@ impl Temporary {
         Ok((session, house))
     }
 
-    /// Ends the jail, if it has not ended by itself, and takes away all of it but an upper that is to be kept.
+    /// Ends the jail, if it has not ended by itself, and takes away all of it.
     ///
     /// # Errors
     /// [`Error::StillEnding`]; [`Error::Act`] if something cannot be removed. The next [`sweep`] tries again.
@@ -130,15 +115,27 @@ impl Temporary {
         end::end(&self.corner)?;
         clear(&self.name, &self.storage)
     }
+
+    /// Ends the jail, and shows its upper to `take`, which may move it away. The rest goes then, and if something of it resists, with
+    /// the next [`sweep`].
+    ///
+    /// # Errors
+    /// [`Error::StillEnding`], and those of `take`.
+    pub fn end_and<T>(self, take: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        end::end(&self.corner)?;
+        let taken = take(&store::throw_away(&self.storage).join(&self.name.text).join("upper"));
+        let _ = clear(&self.name, &self.storage);
+        taken
+    }
+
+    /// The name of the made-up user of a jail that is nobody's.
+    #[must_use]
+    pub fn nobody() -> &'static str {
+        NOBODY.0
+    }
 }
 
-fn raise(
-    config: &Config,
-    profile: &Profile,
-    whose: Whose<'_>,
-    changes: &Changes,
-    name: &Name,
-) -> Result<(Corner, Plan)> {
+fn raise(config: &Config, profile: &Profile, whose: Whose<'_>, name: &Name) -> Result<(Corner, Plan)> {
     let mut profile = profile.clone();
     // It lives as long as its command, and what is published belongs to the user's own jail.
     (profile.linger, profile.keep_warm) = (false, Duration::ZERO);
@@ -155,16 +152,14 @@ fn raise(
     let corner = Corner::of_run(&owner, &name.text);
     let alive = corner.claim()?;
     corner.sweep()?;
-    let upper = match changes {
-        _ if !profile.writable => None,
-        Changes::ThrowAway => {
-            let above = store::throw_away(&config.storage);
-            store::roots_own_way(&above)?;
-            private_dir(&config.storage.asidedirs)?;
-            private_dir(&above)?;
-            Some(store::upper_at(&above.join(&name.text))?)
-        }
-        Changes::Keep(base) => Some(store::upper_at(base)?),
+    let upper = if profile.writable {
+        let above = store::throw_away(&config.storage);
+        store::roots_own_way(&above)?;
+        private_dir(&config.storage.asidedirs)?;
+        private_dir(&above)?;
+        Some(store::upper_at(&above.join(&name.text))?)
+    } else {
+        None
     };
     // No layer is removed before it is noted that this jail stands on it.
     let _layers = runtime::layers(Layers::Stay)?;

@@ -271,7 +271,7 @@ pub fn profiles_of<'a>(config: &'a Config, generation: &Generation) -> Vec<&'a s
 pub struct Workshop<'a> {
     storage: &'a Storage,
     dir: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl<'a> Workshop<'a> {
@@ -294,7 +294,7 @@ impl<'a> Workshop<'a> {
             }
             // Whoever clears may have taken it for rubbish, before it was locked.
             if let Tried::Locked(lock) = try_lock(&dir)? {
-                return Ok(Self { storage, dir, _lock: lock });
+                return Ok(Self { storage, dir, lock });
             }
         }
         Err(Error::Unfit { path: above, why: "is full".into() })
@@ -304,6 +304,12 @@ impl<'a> Workshop<'a> {
     #[must_use]
     pub fn place(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// The lock by which others know that it is in use. Who inherits it holds it too.
+    #[must_use]
+    pub fn lock(&self) -> &File {
+        &self.lock
     }
 
     /// Makes a directory, complete and owned by root, a generation of `name`, and the layer this generation. Of the same content as

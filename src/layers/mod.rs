@@ -13,7 +13,11 @@
 //! [`generations`] makes, lists and removes them; here they are found.
 
 #[cfg(feature = "cli")]
+pub mod clean;
+#[cfg(feature = "cli")]
 pub mod generations;
+#[cfg(feature = "cli")]
+pub mod secrets;
 
 use std::fs;
 use std::io::ErrorKind;

@@ -1,22 +1,60 @@
 //! `ojail layer …`: the layers that jails stand on, and their generations ([`crate::layers`]).
 
+mod build;
+mod derive;
+mod errand;
+mod journal;
 mod list;
+mod promote;
 mod turn;
 mod verify;
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::examples;
+use super::status::bytes;
 use crate::config::LayerName;
 use crate::error::{Error, Result};
+use crate::layers::generations::{Made, Workshop};
 
 /// What to do with layers.
 #[derive(Debug, Subcommand)]
 pub(super) enum Layer {
+    /// Make a whole Debian, by mmdebstrap or debootstrap, with what an SSH jail needs
+    ///
+    /// Everything that the tool says is in /var/log/ojail/layer-NAME-TIME.log. If there is a layer of this name, it gets a new
+    /// generation.
+    #[command(after_long_help = examples(&[
+        "ojail layer build debian --suite bookworm",
+        "ojail layer build debian --include locales,vim --mirror http://deb.example.test/debian",
+        "ojail layer build tools --from-dir /srv/trees/tools",
+    ]))]
+    Build(build::Build),
+    /// Make a layer of what a command changes, as root of a temporary jail on other layers
+    ///
+    /// Services that the command installs are not started. What packages leave behind (lists, caches, logs) is cleared. What the
+    /// command says is in /var/log/ojail/layer-NAME-TIME.log; if it fails, there is no layer.
+    #[command(after_long_help = examples(&[
+        "ojail layer derive nginx --from debian -- sh -c 'apt-get update && apt-get install -y nginx-light'",
+        "ojail layer derive motd --from nginx,debian --network none -- sh -c 'echo Welcome > /etc/motd'",
+    ]))]
+    Derive(derive::Derive),
+    /// Make a layer of what a user changed, or of a part of it
+    ///
+    /// The user keeps the changes. A running jail is frozen for as long as the copy takes, or with --end ended. Refused while there
+    /// are secrets in it (host keys, password hashes, authorized_keys, private keys, histories), unless --allow names them.
+    #[command(after_long_help = examples(&[
+        "ojail layer promote alice nginx --dry-run",
+        "ojail layer promote alice nginx --path /etc/nginx --path /var/www",
+        "ojail layer promote alice keys --path /etc/ssl --allow /etc/ssl/private/test.key",
+    ]))]
+    Promote(promote::Promote),
     /// Show layers, their generations, what they take, and who uses them
     #[command(after_long_help = examples(&[
         "ojail layer list",
@@ -69,6 +107,9 @@ pub(super) enum Layer {
 
 pub(super) fn run(layer: &Layer) -> Result<ExitCode> {
     match layer {
+        Layer::Build(build) => build::run(build),
+        Layer::Derive(derive) => derive::run(derive),
+        Layer::Promote(promote) => promote::run(promote),
         Layer::List { json } => list::run(*json),
         Layer::Adopt { name } => turn::adopt(&parse(name)?),
         Layer::Rollback { name, to } => turn::rollback(&parse(name)?, to.as_deref()),
@@ -81,6 +122,29 @@ pub(super) fn run(layer: &Layer) -> Result<ExitCode> {
 fn parse(name: &str) -> Result<LayerName> {
     LayerName::parse(name)
         .map_err(|why| Error::Layer { name: name.escape_debug().take(100).collect(), why: why.into() })
+}
+
+/// Makes a complete tree the layer, and tells what it is now.
+fn finish(workshop: &Workshop<'_>, name: &LayerName, tree: &Path, made: Made) -> Result<String> {
+    let bar = reading();
+    let finished = workshop.finish(name, tree, made, &bar);
+    bar.finish_and_clear();
+    let generation = finished?;
+    let size = generation.record.as_ref().map(|record| bytes(record.size.bytes)).unwrap_or_default();
+    Ok(format!("{name} is {} now ({size}).", generation.name))
+}
+
+/// The command as it was given, for records.
+fn words() -> Vec<String> {
+    let program = std::iter::once("ojail".to_owned());
+    program.chain(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned())).collect()
+}
+
+/// The administrator's proxies, by which packages are got where there is no other way. Both spellings are in use.
+fn proxies() -> impl Iterator<Item = (OsString, OsString)> {
+    let names =
+        ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+    names.into_iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
 }
 
 /// How much has been read, on a terminal.

@@ -14,6 +14,7 @@ use rustix::thread::UnshareFlags;
 
 use crate::files;
 use crate::image;
+use crate::mirror::{self, Mirror};
 use crate::namespaces::{self, Namespaces, start_afresh};
 use crate::root;
 use crate::run::Run;
@@ -105,6 +106,12 @@ impl Host {
     #[track_caller]
     pub fn serve(&self, what: &[&str]) {
         world::serve(self, what);
+    }
+
+    /// Serves a mirror of a few Debian packages on the host's loopback, see [`crate::mirror`].
+    #[track_caller]
+    pub fn mirror(&self) -> Mirror {
+        mirror::serve(self)
     }
 
     /// OpenSSH's client, from this host to its own sshd; [`Run::arg`] adds options. An empty command asks for a

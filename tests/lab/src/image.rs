@@ -13,6 +13,7 @@ use rustix::mount::{MountFlags, mount_bind};
 use rustix::thread::UnshareFlags;
 
 use crate::files::{self, say};
+use crate::mirror;
 use crate::namespaces;
 use crate::root::mount_at;
 
@@ -47,13 +48,17 @@ enum Recipe {
     Disk {
         of: &'static str,
     },
+    /// The packages that a Debian with these is made of, as a mirror has them.
+    Mirror {
+        packages: &'static str,
+    },
 }
 
 impl Recipe {
     /// What must be there first.
     fn below(&self) -> Option<&'static str> {
         match self {
-            Self::Debian { .. } => None,
+            Self::Debian { .. } | Self::Mirror { .. } => None,
             Self::Layer { on: below, .. }
             | Self::More { than: below, .. }
             | Self::Erofs { of: below }
@@ -63,7 +68,7 @@ impl Recipe {
     }
 }
 
-const RECIPES: [(&str, Recipe); 14] = [
+const RECIPES: [(&str, Recipe); 16] = [
     (
         "host",
         Recipe::Debian {
@@ -108,6 +113,13 @@ const RECIPES: [(&str, Recipe); 14] = [
     (
         "containers",
         Recipe::More { than: "host", packages: "skopeo umoci docker-registry zstd", finish: "" },
+    ),
+    // What builds layers.
+    ("builder", Recipe::More { than: "host", packages: "mmdebstrap debootstrap", finish: "" }),
+    (
+        "mirror",
+        // The last two are for what a test installs with a user, a service and capabilities of its own.
+        Recipe::Mirror { packages: "openssh-sftp-server,sudo,procps,nginx-light,iputils-ping,cron" },
     ),
     ("machine.ext4", Recipe::Disk { of: "machine" }),
     ("debian.ext4", Recipe::Disk { of: "debian" }),
@@ -227,7 +239,7 @@ const MAKE_DISK: &str = r#"mkfs.ext4 -F -L "$1" -d "$2" "$3" 2G"#;
 /// How much of a log explains a failure.
 const SHOWN_LINES: usize = 30;
 
-/// The tree, layer or packed image of that name: `host`, `debian`, `nginx`, `tools`, `machine`, `containers`,
+/// The tree, layer or packed image of that name: `host`, `debian`, `nginx`, `tools`, `machine`, `containers`, `builder`, `mirror`,
 /// packed as `debian.erofs`, `debian.squashfs` or `nginx.squashfs`, or a machine's disk: `machine.ext4`,
 /// `debian.ext4`, `nginx.ext4` or `tools.ext4`. Built first if need be, which takes some seconds and the network.
 pub fn tree(name: &str) -> PathBuf {
@@ -260,7 +272,7 @@ pub fn tree(name: &str) -> PathBuf {
     path
 }
 
-fn suite() -> String {
+pub(crate) fn suite() -> String {
     if let Ok(suite) = std::env::var("OJAIL_LAB_SUITE") {
         return suite;
     }
@@ -281,6 +293,7 @@ fn key(suite: &str, name: &str) -> String {
     let how = match recipe {
         Recipe::Layer { .. } | Recipe::More { .. } => INSTALL,
         Recipe::Disk { .. } => MAKE_DISK,
+        Recipe::Mirror { .. } => mirror::MAKE,
         _ => "",
     };
     format!("{}{recipe:?}{how}\n", below.unwrap_or_else(|| format!("{suite}\n")))
@@ -321,6 +334,10 @@ impl Build<'_> {
             }
             Recipe::Squashfs { of } => {
                 self.call(Command::new("mksquashfs").arg(tree(of)).arg(self.path).args(["-comp", "zstd"]));
+            }
+            Recipe::Mirror { packages } => {
+                let make = ["-e", "-c", mirror::MAKE, "sh", self.suite];
+                self.call(Command::new("/bin/sh").args(make).arg(self.path).arg(packages));
             }
             Recipe::Disk { of } => {
                 self.call(

@@ -25,6 +25,7 @@
 //! | [`image`] | the Debian trees and layers, built once and cached |
 //! | [`Setup`], [`Host`] | what a host should be, and the host that runs |
 //! | [`Machine`] | the same with a kernel and systemd of its own, emulated, for what namespaces cannot show |
+//! | [`mirror`] | a few Debian packages, for hosts that build layers |
 //! | [`world`] | what a host with a network is plugged into: a gateway, and far addresses with servers |
 //! | [`Run`], [`Running`], [`Output`] | a command in a host, while it runs, and what came of it |
 //! | [`must`] | skip a test where it cannot run, or insist |
@@ -35,6 +36,7 @@ mod files;
 mod host;
 pub mod image;
 mod machine;
+pub mod mirror;
 pub mod must;
 mod namespaces;
 mod root;

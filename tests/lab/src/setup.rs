@@ -127,6 +127,12 @@ impl Setup {
         self
     }
 
+    /// Has the tools that build a Debian, too: mmdebstrap and debootstrap. Not for machines.
+    pub fn builder(mut self) -> Self {
+        self.tree = "builder";
+        self
+    }
+
     /// What a machine is made of, for [`Setup::boot`].
     pub fn hardware(mut self, hardware: Hardware) -> Self {
         self.hardware = hardware;

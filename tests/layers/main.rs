@@ -1,0 +1,117 @@
+//! Layers: how they are made, and what becomes of them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "how much was tried is told, not asserted")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod build;
+mod derive;
+mod promote;
+
+use lab::{Host, Output};
+use serde_json::Value;
+
+use crate::common::calls;
+
+const LOWERDIRS: &str = "/srv/overlay/lowerdirs";
+
+/// A line of `ojail layer list --json`: the generation that this layer is now.
+#[track_caller]
+fn layer(host: &Host, name: &str) -> Option<Value> {
+    let list: Value = serde_json::from_str(&host.root("ojail layer list --json").text()).unwrap();
+    let lines = list["layers"].as_array().unwrap();
+    lines.iter().find(|line| line["name"] == name && line["current"] == true).cloned()
+}
+
+/// The record of the generation that this layer is now.
+#[track_caller]
+fn record(host: &Host, name: &str) -> Value {
+    let generation =
+        layer(host, name).unwrap_or_else(|| panic!("there is no layer {name}"))["generation"].clone();
+    let path = format!("{LOWERDIRS}/{name}@{}.json", generation.as_str().unwrap());
+    serde_json::from_str(&host.root("cat \"$1\"").arg(path).text()).unwrap()
+}
+
+/// Everything that the making of a layer could leave behind: in the workshop, beside the uppers, in `/run`, in the register of ids,
+/// as processes and mounts.
+#[track_caller]
+fn remains(host: &Host) -> String {
+    let files = host.root(
+        "find /srv/overlay/lowerdirs/.making /srv/overlay/asidedirs/.run /srv/overlay/asidedirs/.trash /run/ojail/runs -mindepth 1 \
+         2>/dev/null; find /var/lib/ojail -name '*0jail*'; grep -e /srv/overlay/lowerdirs/.making /proc/1/mountinfo; true",
+    );
+    format!("{}{}", files.text(), common::namespaces(host))
+}
+
+/// What the layers are, a line each; a generation that no layer is does not count.
+#[track_caller]
+fn state(host: &Host) -> String {
+    host.root("cd /srv/overlay/lowerdirs && for f in *; do case $f in *@*) ;; *) echo \"$f $(readlink \"$f\")\" ;; esac; done").text()
+}
+
+/// Fails with status 1, one line, and this in it; and leaves all layers as they were.
+#[track_caller]
+fn refused(host: &Host, command: &str, why: &str) {
+    let was = state(host);
+    let output = host.root(command).fails();
+    assert_eq!(output.code(), Some(1), "{output}");
+    assert_eq!(output.stderr.trim_end().lines().count(), 1, "{output}");
+    assert!(output.stderr.contains(why), "{output}\nlacks: {why}");
+    assert_eq!(state(host), was, "{command}");
+    assert_eq!(remains(host), "", "{command}");
+}
+
+/// The only log of this layer's.
+#[track_caller]
+fn log_of(host: &Host, name: &str) -> String {
+    host.root("test $(stat -c %a /var/log/ojail) = 700; cd /var/log/ojail; test $(ls layer-$1-*.log | wc -l) = 1; test $(stat -c %a layer-$1-*.log) = 600; cat layer-$1-*.log")
+        .arg(name)
+        .text()
+}
+
+/// Kills a command at some of its system calls, from the first to the last, and looks each time: the layers are as before it or as after
+/// it, and the next call of it comes to the end and clears what was left. `again` makes the layers as before.
+#[track_caller]
+fn killed(host: &Host, command: &str, again: &str, points: usize) {
+    let old = state(host);
+    host.root(command).ok();
+    let new = state(host);
+    assert_ne!(old, new);
+    host.root(again).ok();
+    assert_eq!(state(host), old, "{again}");
+    let calls = calls(host, command);
+    host.root(again).ok();
+    let (mut before, mut behind) = (0, 0);
+    // The last ones are where it is decided.
+    let every = (calls.len() / points).max(1);
+    let sampled = calls
+        .iter()
+        .enumerate()
+        .filter(|(number, _)| number % every == 0 || calls.len() - number < points / 2);
+    for (_, (call, number)) in sampled {
+        let kill = format!("strace -qq -o /dev/null -e 'inject={call}:signal=KILL:when={number}' {command}");
+        host.root(&kill).run();
+        let now = state(host);
+        let at = format!("{command}: a kill at {call} number {number}");
+        if now == old {
+            before += 1;
+        } else {
+            assert_eq!(now, new, "{at}");
+            behind += 1;
+        }
+        host.root(command).ok();
+        assert_eq!(state(host), new, "{at}, and once more");
+        assert_eq!(remains(host), "", "{at}, and once more");
+        host.root("ojail layer verify").ok();
+        host.root(again).ok();
+    }
+    eprintln!("{command}: {before} kills before the step and {behind} behind it");
+    assert!(before > 5, "{before} before, {behind} behind");
+}
+
+/// What a command said on standard error.
+fn complaint(output: &Output) -> &str {
+    output.stderr.trim_end()
+}

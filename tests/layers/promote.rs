@@ -1,0 +1,1 @@
+//! `ojail layer promote`.
