@@ -69,7 +69,8 @@ const RECIPES: [(&str, Recipe); 14] = [
         Recipe::Debian {
             packages: "openssh-server openssh-client openssh-sftp-server sudo e2fsprogs cron login passwd pamtester \
                        dropbear-bin rsync git netcat-openbsd socat iproute2 procps libpam-modules libpam-runtime \
-                       util-linux mount strace uidmap bubblewrap python3-minimal passt nftables",
+                       util-linux mount strace uidmap bubblewrap python3-minimal passt nftables \
+                       erofs-utils squashfs-tools",
             finish: HOST,
         },
     ),
@@ -105,10 +106,7 @@ const RECIPES: [(&str, Recipe); 14] = [
         },
     ),
     // A registry, and what speaks to it.
-    (
-        "containers",
-        Recipe::More { than: "host", packages: "skopeo umoci docker-registry zstd", finish: "" },
-    ),
+    ("containers", Recipe::More { than: "host", packages: "skopeo umoci docker-registry zstd", finish: "" }),
     ("machine.ext4", Recipe::Disk { of: "machine" }),
     ("debian.ext4", Recipe::Disk { of: "debian" }),
     ("nginx.ext4", Recipe::Disk { of: "nginx" }),
