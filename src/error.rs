@@ -288,7 +288,9 @@ pub enum Error {
     },
 
     /// An import would replace what a user changed.
-    #[error("{user} has changed something already; `--force` sets that aside, and `ojail undo {user}` brings it back")]
+    #[error(
+        "{user} has changed something already; `--force` sets that aside, and `ojail undo {user}` brings it back"
+    )]
     HasChanges {
         /// Whose.
         user: String,

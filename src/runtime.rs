@@ -226,23 +226,25 @@ impl Corner {
         fs::write(&file, text).act("write", &file)
     }
 
-    /// Device and inode of each layer that the jail stands on; none if nothing of a jail is left.
+    /// What the jail stands on, whether it still runs or only its overlay is left.
     ///
     /// # Errors
     /// [`Error::Act`].
-    pub fn layers(&self) -> Result<Vec<(u64, u64)>> {
+    pub fn layers(&self) -> Result<Ground> {
         if self.gone(Duration::ZERO)? && self.view()?.is_none() {
-            return Ok(Vec::new());
+            return Ok(Ground::Nothing);
         }
         let file = self.dir.join("layers");
         let text = match fs::read_to_string(&file) {
             // Raised by a version that took no note.
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Ground::Unknown),
             text => text.act("read", &file)?,
         };
-        let numbers =
-            |line: &str| line.split_once(' ').map(|(dev, ino)| Some((dev.parse().ok()?, ino.parse().ok()?)));
-        Ok(text.lines().filter_map(|line| numbers(line).flatten()).collect())
+        let numbers = |line: &str| {
+            let (dev, ino) = line.split_once(' ')?;
+            Some((dev.parse().ok()?, ino.parse().ok()?))
+        };
+        Ok(text.lines().map(numbers).collect::<Option<_>>().map_or(Ground::Unknown, Ground::Layers))
     }
 
     /// Removes the corner of somebody who is gone. The caller holds the lock, and no jail is running.
@@ -284,6 +286,17 @@ impl Corner {
             file => wait(&file.act("open", &path)?, FlockOperation::NonBlockingLockExclusive, patience),
         }
     }
+}
+
+/// What a jail stands on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ground {
+    /// Nothing of a jail is left.
+    Nothing,
+    /// Device and inode of each layer, topmost first.
+    Layers(Vec<(u64, u64)>),
+    /// There is a jail, and no note that could be read: it may be any layer.
+    Unknown,
 }
 
 /// How layers are locked.

@@ -252,6 +252,47 @@ pub fn size(top: OwnedFd) -> Result<Size> {
     Ok(size)
 }
 
+/// What a tree would take as a directory of ext4's, counted without its being one: whole blocks of 4 KiB, for each directory one, for a
+/// link that is longer than 59 bytes one. For trees in an image, of which stat(2) tells what they take packed.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn size_as_copied(top: OwnedFd) -> Result<Size> {
+    const BLOCK: u64 = 4096;
+    let mut size = Size { bytes: BLOCK, inodes: 1 };
+    let mut linked = HashSet::new();
+    let mut walk = Walk::below(top)?;
+    while let Some(step) = walk.step()? {
+        let Step::Found(_, stat) = step else { continue };
+        let length = u64::try_from(stat.st_size).unwrap_or(0);
+        if !is_dir(&stat) && stat.st_nlink > 1 && !linked.insert(stat.st_ino) {
+            continue;
+        }
+        size.inodes += 1;
+        size.bytes += match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => length.div_ceil(BLOCK) * BLOCK,
+            FileType::Directory => length.div_ceil(BLOCK).max(1) * BLOCK,
+            FileType::Symlink if length > 59 => BLOCK,
+            _ => 0,
+        };
+    }
+    Ok(size)
+}
+
+/// Bytes on disk: of a file, or of a directory and all below it.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn taken(path: &Path) -> Result<u64> {
+    let stat =
+        statat(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed("examine", path, e))?;
+    if is_dir(&stat) {
+        return size(open(path)?).map(|Size { bytes, .. }| bytes);
+    }
+    // As in `size`.
+    Ok(u64::try_from(stat.st_blocks).unwrap_or(0) * 512)
+}
+
 /// Removes `name` and all below it. `Ok(false)`: not finished when the time was up; the rest is still there.
 ///
 /// # Errors

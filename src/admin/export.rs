@@ -99,14 +99,7 @@ pub(super) fn spool(config: &Config) -> Result<PathBuf> {
 }
 
 /// Writes the layer while the jail keeps still. Returns its SHA-256.
-fn pack(
-    corner: &Corner,
-    upper: &Path,
-    size: Size,
-    choice: &Choice,
-    to: &File,
-    talk: bool,
-) -> Result<String> {
+fn pack(corner: &Corner, upper: &Path, size: Size, choice: &Choice, to: &File, talk: bool) -> Result<String> {
     let bar = progress();
     bar.set_length(size.bytes);
     let mut to = BufWriter::with_capacity(1 << 16, Digesting::new(to, &bar));
@@ -161,17 +154,17 @@ impl Whole {
         }
         // What a jail has in it is nobody's but root's.
         let mode = Mode::RUSR | Mode::WUSR;
-        let (file, named) =
-            match openat(&dir, c".", OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC, mode) {
-                Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-                    let named = beside(&name)?;
-                    let _ = unlinkat(&dir, &*named, AtFlags::empty());
-                    let flags =
-                        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    (openat(&dir, &*named, flags, mode).act("create", path)?, Some(named))
-                }
-                file => (file.act("create", path)?, None),
-            };
+        let (file, named) = match openat(&dir, c".", OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC, mode)
+        {
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                let named = beside(&name)?;
+                let _ = unlinkat(&dir, &*named, AtFlags::empty());
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                (openat(&dir, &*named, flags, mode).act("create", path)?, Some(named))
+            }
+            file => (file.act("create", path)?, None),
+        };
         Ok(Self { path: path.to_owned(), dir, name, file: file.into(), named, force })
     }
 
@@ -204,7 +197,8 @@ impl Whole {
                 match renameat_with(&self.dir, &**named, &self.dir, &*self.name, RenameFlags::NOREPLACE) {
                     // NFS knows links only.
                     Err(Errno::INVAL) => {
-                        linkat(&self.dir, &**named, &self.dir, &*self.name, AtFlags::empty()).map_err(taken)?;
+                        linkat(&self.dir, &**named, &self.dir, &*self.name, AtFlags::empty())
+                            .map_err(taken)?;
                         unlinkat(&self.dir, &**named, AtFlags::empty()).act("remove", &self.path)?;
                     }
                     renamed => renamed.map_err(taken)?,

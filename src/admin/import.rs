@@ -70,7 +70,9 @@ fn put(config: &Config, user: &Username, import: &Import) -> Result<()> {
         Ok(())
     })?;
     let (Taken { entries, .. }, digest) = taken;
-    say(format_args!("{user} has the changes of the layer sha256:{digest} now ({entries} files and directories)."));
+    say(format_args!(
+        "{user} has the changes of the layer sha256:{digest} now ({entries} files and directories)."
+    ));
     tell_replaced(user, replaced.as_ref());
     log("import", user, name);
     empty(&config.storage);

@@ -5,11 +5,11 @@
 //! becomes that generation by a third, of its link. After a kill each of them is done or not, and the next workshop clears what is
 //! left over ([`Workshop::open`]).
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,6 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use indicatif::ProgressBar;
 use rustix::fs::{CWD, RenameFlags, renameat_with, syncfs};
+use rustix::mount::{UnmountFlags, unmount as unmount_at};
 use serde::{Deserialize, Serialize};
 
 use super::{Format, IMAGES, Layer, images_lock, is_mounted, mount_point, parse, stored};
@@ -24,7 +25,7 @@ use crate::archive::Digesting;
 use crate::config::{Config, GENERATION, LayerName, Storage};
 use crate::error::{Act, Error, Result};
 use crate::jail::temporary;
-use crate::runtime::{self, Corner, Layers, Tried, private_dir, try_lock};
+use crate::runtime::{self, Corner, Ground, Layers, Tried, private_dir, try_lock};
 use crate::store;
 use crate::walk::{self, Size};
 
@@ -97,6 +98,8 @@ pub struct Generation {
     pub forms: Vec<Form>,
     /// Whether the layer is this one now.
     pub current: bool,
+    /// When its record was written, in seconds and nanoseconds: of two that were made in one second, which one is newer.
+    written: (i64, i64),
 }
 
 /// A directory or an image.
@@ -132,12 +135,20 @@ pub fn all(storage: &Storage) -> Result<Vec<Generation>> {
                 _ => continue,
             };
         let number = found.iter().position(|other| other.name == name).unwrap_or_else(|| {
-            found.push(Generation { name: name.clone(), record: None, forms: Vec::new(), current: false });
+            found.push(Generation {
+                name: name.clone(),
+                record: None,
+                forms: Vec::new(),
+                current: false,
+                written: (0, 0),
+            });
             found.len() - 1
         });
         let generation = &mut found[number];
         if record.is_some() {
-            generation.record = read(&storage.lowerdirs.join(&file));
+            let path = storage.lowerdirs.join(&file);
+            generation.record = read(&path);
+            generation.written = fs::metadata(&path).map_or((0, 0), |meta| (meta.mtime(), meta.mtime_nsec()));
         } else if let Ok(Some(layer)) = stored(storage, &name, &name, image) {
             generation.forms.push(Form { path: layer.path, image: layer.image });
         }
@@ -149,7 +160,9 @@ pub fn all(storage: &Storage) -> Result<Vec<Generation>> {
         generation.current = generation.forms.iter().any(named);
         generation.forms.sort_by_key(|form| (!named(form), form.image.map(Format::name)));
     }
-    let at = |generation: &Generation| generation.record.as_ref().map_or(0, |record| record.at);
+    let at = |generation: &Generation| {
+        (generation.record.as_ref().map_or(0, |record| record.at), generation.written)
+    };
     found.sort_by(|a, b| {
         (a.name.name(), at(b), a.name.as_str()).cmp(&(b.name.name(), at(a), b.name.as_str()))
     });
@@ -222,8 +235,8 @@ pub fn digest(content: &Path, progress: &ProgressBar) -> Result<(String, Size)> 
     Ok((to.end().0, size))
 }
 
-/// A jail that runs or is mounted, with device and inode of each layer that it stands on.
-pub type Standing = (Corner, Vec<(u64, u64)>);
+/// A jail that runs or is mounted, and what it stands on.
+pub type Standing = (Corner, Ground);
 
 /// Who stands on what.
 ///
@@ -232,9 +245,9 @@ pub type Standing = (Corner, Vec<(u64, u64)>);
 pub fn in_use() -> Result<Vec<Standing>> {
     let mut used = Vec::new();
     for corner in runtime::corners()?.into_iter().chain(temporary::corners()?) {
-        let layers = corner.layers()?;
-        if !layers.is_empty() {
-            used.push((corner, layers));
+        let ground = corner.layers()?;
+        if ground != Ground::Nothing {
+            used.push((corner, ground));
         }
     }
     Ok(used)
@@ -244,7 +257,12 @@ pub fn in_use() -> Result<Vec<Standing>> {
 #[must_use]
 pub fn users_of(used: &[Standing], path: &Path) -> Vec<String> {
     let Ok(meta) = fs::symlink_metadata(path) else { return Vec::new() };
-    let stands = used.iter().filter(|(_, layers)| layers.contains(&(meta.dev(), meta.ino())));
+    let stands = used.iter().filter(|(_, ground)| match ground {
+        Ground::Layers(layers) => layers.contains(&(meta.dev(), meta.ino())),
+        // Rather one too many than a layer taken from under a jail.
+        Ground::Unknown => true,
+        Ground::Nothing => false,
+    });
     stands
         .map(|(corner, _)| corner.run().map_or_else(|| corner.user().to_string(), |run| format!("run {run}")))
         .collect()
@@ -264,6 +282,54 @@ pub fn profiles_of<'a>(config: &'a Config, generation: &Generation) -> Vec<&'a s
         .filter(|profile| has(&profile.layers))
         .map(|profile| profile.name.as_str())
         .collect()
+}
+
+/// What of a generation is not needed any more.
+#[derive(Debug)]
+pub struct Old {
+    /// The generation.
+    pub generation: Generation,
+    /// All of its forms, or those besides the one that is taken.
+    pub forms: Vec<Form>,
+}
+
+impl Old {
+    /// Whether the generation goes as a whole.
+    #[must_use]
+    pub fn whole(&self) -> bool {
+        self.forms.len() == self.generation.forms.len()
+    }
+}
+
+/// What may go: generations that were made before the one that the layer is now, but for the `keep` newest of them, and second forms of
+/// those that stay. Not what a profile names or a jail stands on. Of a layer without a link nothing: nothing tells what is old.
+///
+/// # Errors
+/// [`Error::Layer`] if `name` names none; [`Error::Act`].
+pub fn old(config: &Config, name: Option<&LayerName>, keep: usize) -> Result<Vec<Old>> {
+    let generations = match name {
+        Some(name) => of(&config.storage, name)?,
+        None => all(&config.storage)?,
+    };
+    let used = in_use()?;
+    let free = |form: &Form| users_of(&used, &form.path).is_empty();
+    let mut old = Vec::new();
+    // By layer, newest first.
+    for layer in generations.chunk_by(|a, b| a.name.name() == b.name.name()) {
+        let Some(now) = layer.iter().position(|generation| generation.current) else { continue };
+        for (number, generation) in layer.iter().enumerate() {
+            let stays = number <= now + keep
+                || !profiles_of(config, generation).is_empty()
+                || !generation.forms.iter().all(free);
+            let first = if stays { 1 } else { 0 };
+            let forms: Vec<Form> =
+                generation.forms.iter().skip(first).filter(|form| free(form)).cloned().collect();
+            if !forms.is_empty() || !stays {
+                old.push(Old { generation: generation.clone(), forms });
+            }
+        }
+    }
+    Ok(old)
 }
 
 /// A place where something is made or removed. What is in it when its maker ends is rubbish.
@@ -340,7 +406,7 @@ impl<'a> Workshop<'a> {
             Some(file) => file.clone(),
             None => {
                 let to = self.storage.lowerdirs.join(generation.as_str());
-                renameat_with(CWD, tree, CWD, &to, RenameFlags::NOREPLACE).act("put in place", &to)?;
+                renameat_with(CWD, tree, CWD, &to, RenameFlags::NOREPLACE).map_err(|e| renamed(e, tree))?;
                 generation.to_string()
             }
         };
@@ -372,16 +438,38 @@ impl<'a> Workshop<'a> {
     fn finish_form(&self, generation: &LayerName, from: &Path, file: &str) -> Result<()> {
         let _lock = runtime::layers(Layers::Change)?;
         let to = self.storage.lowerdirs.join(file);
-        // What is there of this name is of the same content, or of none that was ever finished.
-        match renameat_with(CWD, from, CWD, &to, RenameFlags::NOREPLACE) {
-            Err(rustix::io::Errno::EXIST) => {}
-            put => put.act("put in place", &to)?,
-        }
+        // An image of this name is of the same content, or damaged. A directory is in the way.
+        fs::rename(from, &to).act("put in place", &to)?;
         sync(&self.storage.lowerdirs)?;
+        self.point_if_current(generation, file)
+    }
+
+    /// Lets the layer be this form of the generation, if the layer is this generation.
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub(super) fn take(&self, generation: &LayerName, form: &Form) -> Result<()> {
+        let _lock = runtime::layers(Layers::Change)?;
+        let file = form.path.file_name().unwrap_or_default().to_string_lossy();
+        self.point_if_current(generation, &file)
+    }
+
+    /// The caller has the lock.
+    fn point_if_current(&self, generation: &LayerName, file: &str) -> Result<()> {
         let link = self.storage.lowerdirs.join(generation.name());
         let current =
             fs::read_link(&link).ok().and_then(|target| parse(target.to_str()?)).map(|(name, _)| name);
         if current.as_ref() == Some(generation) { self.point(generation, file) } else { Ok(()) }
+    }
+
+    /// The storage that it works for.
+    pub(super) fn storage(&self) -> &Storage {
+        self.storage
+    }
+
+    /// The workshop's lock once more, for a program that works in it: whoever holds it last lets go of it.
+    pub(super) fn hold(&self) -> Result<File> {
+        self.lock.try_clone().act("copy", "a lock")
     }
 
     /// Takes over a layer that somebody made by hand, where it lies. Jails that run on it are not disturbed.
@@ -394,17 +482,41 @@ impl<'a> Workshop<'a> {
             let why = "it has generations already; `ojail layer list` shows them".into();
             return Err(Error::Layer { name: name.to_string(), why });
         }
-        let (digest, size) = digest(&layer.content()?, progress)?;
+        // Told before it is read: it may be large.
+        if layer.image.is_none() && is_mounted(&layer.path)? {
+            return Err(in_its_place(&layer.path));
+        }
+        let (digest, size) =
+            self.examine(&Form { path: layer.path.clone(), image: layer.image }, progress)?;
         let _lock = runtime::layers(Layers::Change)?;
+        // Whoever else was at it while this one read.
+        if super::resolve(self.storage, std::slice::from_ref(name))?.first() != Some(&layer) {
+            let why = "was changed meanwhile; try again".into();
+            return Err(Error::Layer { name: name.to_string(), why });
+        }
         let generation = self.record(name, &digest, size, made)?;
         let lowerdirs = &self.storage.lowerdirs;
         match layer.path.extension().filter(|_| layer.image.is_some()) {
             None => {
                 // A link to itself, which changes places with the directory: one step, and the layer is never away.
                 let own = lowerdirs.join(generation.as_str());
-                symlink(generation.as_str(), &own).act("create", &own)?;
-                renameat_with(CWD, &layer.path, CWD, &own, RenameFlags::EXCHANGE)
-                    .act("put in place", &own)?;
+                if let Err(e) = symlink(generation.as_str(), &own) {
+                    if e.kind() == ErrorKind::AlreadyExists {
+                        let why = format!(
+                            "{} has the same content already; remove or rename {}, and `ojail layer rollback {name} --to {}`",
+                            own.display(),
+                            layer.path.display(),
+                            generation.generation().unwrap_or_default()
+                        );
+                        return Err(Error::Layer { name: name.to_string(), why });
+                    }
+                    return Err(e).act("create", &own);
+                }
+                if let Err(e) = renameat_with(CWD, &layer.path, CWD, &own, RenameFlags::EXCHANGE) {
+                    let _ = fs::remove_file(&own);
+                    let _ = fs::remove_file(lowerdirs.join(format!("{generation}.json")));
+                    return Err(renamed(e, &layer.path));
+                }
                 sync(lowerdirs)?;
             }
             Some(ending) => {
@@ -412,6 +524,10 @@ impl<'a> Workshop<'a> {
                 let own = lowerdirs.join(&file);
                 match fs::hard_link(&layer.path, &own) {
                     Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                    Err(e) if matches!(e.raw_os_error(), Some(libc::EXDEV | libc::EBUSY)) => {
+                        let _ = fs::remove_file(lowerdirs.join(format!("{generation}.json")));
+                        return Err(in_its_place(&layer.path));
+                    }
                     linked => linked.act("create", &own)?,
                 }
                 self.point(&generation, &file)?;
@@ -436,10 +552,14 @@ impl<'a> Workshop<'a> {
     /// Removes one form of a generation, or with the last one the generation. Refused while a jail stands on it.
     ///
     /// # Errors
-    /// [`Error::Layer`] with who uses it; [`Error::Act`].
+    /// [`Error::Layer`] with who uses it; [`Error::Unfit`] if it is a mount point; [`Error::Act`].
     pub fn remove(&self, generation: &Generation, form: &Form) -> Result<()> {
         let gone =
             self.place(&format!("removed-{}", form.path.file_name().unwrap_or_default().to_string_lossy()));
+        // Before anything is changed: it could not be renamed then.
+        if form.image.is_none() && is_mounted(&form.path)? {
+            return Err(in_its_place(&form.path));
+        }
         {
             let _lock = runtime::layers(Layers::Change)?;
             let users = users_of(&in_use()?, &form.path);
@@ -464,7 +584,8 @@ impl<'a> Workshop<'a> {
                 }
                 _ => {}
             }
-            fs::rename(&form.path, &gone).act("remove", &form.path)?;
+            renameat_with(CWD, &form.path, CWD, &gone, RenameFlags::empty())
+                .map_err(|e| renamed(e, &form.path))?;
             if other.is_none() {
                 let record = self.storage.lowerdirs.join(format!("{}.json", generation.name));
                 match fs::remove_file(&record) {
@@ -565,7 +686,8 @@ pub fn free_for(storage: &Storage, name: &LayerName) -> Result<()> {
     Ok(())
 }
 
-/// Clears what a kill left: workshops that nobody holds, records of what was never finished, and links that lead to themselves.
+/// Clears what a kill left: workshops that nobody holds, records of what was never finished, links that lead to themselves, and an
+/// adopted image's second name.
 ///
 /// # Errors
 /// [`Error::Act`], [`Error::Unfit`].
@@ -574,26 +696,95 @@ pub fn clear(storage: &Storage) -> Result<()> {
     for file in files(&above)? {
         let dir = above.join(&file);
         if let Tried::Locked(_lock) = try_lock(&dir)? {
+            unmount_below(&dir)?;
             discard(&above, &dir)?;
         }
     }
     // Nobody is between two steps while this is held.
     let _lock = runtime::layers(Layers::Change)?;
-    let files = files(&storage.lowerdirs)?;
+    let mut files = files(&storage.lowerdirs)?;
+    let path = |file: &String| storage.lowerdirs.join(file);
+    let itself = |file: &String| fs::read_link(path(file)).is_ok_and(|target| target == Path::new(file));
+    for file in files.iter().filter(|file| itself(file)) {
+        fs::remove_file(path(file)).act("remove", path(file).as_path())?;
+    }
+    // Not taken for content below.
+    files.retain(|file| fs::symlink_metadata(path(file)).is_ok());
     for file in &files {
-        let path = storage.lowerdirs.join(file);
-        let itself = fs::read_link(&path).is_ok_and(|target| target == Path::new(file));
         let of_nothing = match file.strip_suffix(".json").map(LayerName::parse) {
             Some(Ok(name)) if name.generation().is_some() => {
                 !files.iter().any(|other| parse(other).is_some_and(|(other, _)| other == name))
             }
             _ => false,
         };
-        if itself || of_nothing {
-            fs::remove_file(&path).act("remove", &path)?;
+        if of_nothing || is_second_name(storage, file) {
+            fs::remove_file(path(file)).act("remove", path(file).as_path())?;
         }
     }
     Ok(())
+}
+
+/// Whether this image lies there once more, as the generation that its layer is.
+fn is_second_name(storage: &Storage, file: &str) -> bool {
+    let Some((name, ending)) = file.rsplit_once('.') else { return false };
+    if parse(file).is_some() || !IMAGES.iter().any(|(known, _)| *known == ending) {
+        return false;
+    }
+    let Ok(target) = fs::read_link(storage.lowerdirs.join(name)) else { return false };
+    let identity = |path: PathBuf| fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    let (own, other) = (identity(storage.lowerdirs.join(file)), identity(storage.lowerdirs.join(target)));
+    own.is_ok_and(|own| other.is_ok_and(|other| own == other))
+}
+
+/// Takes away what a killed maker had mounted in its workshop.
+fn unmount_below(dir: &Path) -> Result<()> {
+    let table = fs::read_to_string("/proc/self/mountinfo").act("read", "the mount table")?;
+    let mut points: Vec<PathBuf> = table
+        .lines()
+        .filter_map(|line| Some(PathBuf::from(unescaped(line.split(' ').nth(4)?))))
+        .filter(|point| point.starts_with(dir))
+        .collect();
+    // Those in others come first.
+    points.reverse();
+    for point in points {
+        unmount_at(&point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).act("unmount", &point)?;
+    }
+    Ok(())
+}
+
+/// A path as the mount table has it, with the octal escapes of blanks, line ends and backslashes undone (proc(5)).
+fn unescaped(text: &str) -> OsString {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        let digits = behind.get(..3).filter(|_| *first == b'\\').and_then(|d| std::str::from_utf8(d).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &behind[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    OsString::from_vec(bytes)
+}
+
+/// What rename(2) says of a directory that cannot be taken from its place.
+fn renamed(error: rustix::io::Errno, path: &Path) -> Error {
+    match error {
+        rustix::io::Errno::BUSY | rustix::io::Errno::XDEV => in_its_place(path),
+        error => Error::Act { act: "rename", what: path.display().to_string(), source: error.into() },
+    }
+}
+
+fn in_its_place(path: &Path) -> Error {
+    let why = "cannot be renamed: it is a mount point, or the lower layer of an overlay; unmount it, and copy its content \
+               (`cp -a`) to a directory of this name"
+        .into();
+    Error::Unfit { path: path.to_owned(), why }
 }
 
 /// Unmounts an image that nobody uses.

@@ -10,21 +10,24 @@
 //! tools                         a layer that somebody made by hand: a directory, or `tools.erofs`
 //! ```
 //!
-//! [`generations`] makes, lists and removes them; here they are found.
+//! [`generations`] makes, lists and removes them, [`pack`] makes images of directories and directories of images; here they are found.
 
 #[cfg(feature = "cli")]
 pub mod clean;
 #[cfg(feature = "cli")]
 pub mod generations;
 #[cfg(feature = "cli")]
+pub mod pack;
+#[cfg(feature = "cli")]
 pub mod secrets;
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{GENERATION, LayerName, Storage};
@@ -244,23 +247,70 @@ impl Layer {
             return Ok(point);
         }
         runtime::private_dir(&point)?;
-        let said = Command::new("mount")
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .args(["-t", format.name(), "-o", "loop,ro,nosuid,nodev"])
-            .args([&self.path, &point])
-            .output()
-            .act("run", "mount")?;
-        if said.status.success() {
-            return Ok(point);
+        match mount(&self.path, format, &point) {
+            Ok(()) => Ok(point),
+            Err(why) => {
+                let _ = fs::remove_dir(&point);
+                Err(Error::Layer { name: self.name.to_string(), why })
+            }
         }
-        let _ = fs::remove_dir(&point);
-        let said = String::from_utf8_lossy(&said.stderr).trim().replace('\n', "; ");
-        Err(Error::Layer {
-            name: self.name.to_string(),
-            why: format!("{} cannot be mounted as {}: {said}", self.path.display(), format.name()),
-        })
     }
+}
+
+/// Mounts an image on a directory. The error is a sentence.
+fn mount(image: &Path, format: Format, point: &Path) -> Result<(), String> {
+    whole(image, format).map_err(|why| format!("{} {why}", image.display()))?;
+    let said = Command::new("mount")
+        .env_clear()
+        .env("PATH", PATH)
+        .args(["-t", format.name(), "-o", "loop,ro,nosuid,nodev"])
+        .args([image, point])
+        .output()
+        .map_err(|e| format!("cannot run mount: {e}"))?;
+    if said.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&said.stderr).trim().replace('\n', "; ");
+    Err(format!("{} cannot be mounted as {}: {said}", image.display(), format.name()))
+}
+
+/// Where the tools are that are run.
+pub(crate) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Whether an image is as long as it says itself. The kernel does not ask: it mounts what is cut short, and whoever reads behind the
+/// end gets an error, at any time later.
+fn whole(image: &Path, format: Format) -> Result<(), String> {
+    let mut head = [0; 1024 + 128];
+    let file = fs::File::open(image).map_err(|e| format!("cannot be opened: {e}"))?;
+    let is = file.metadata().map_err(|e| format!("cannot be examined: {e}"))?.len();
+    if file.read_exact_at(&mut head, 0).is_err() {
+        return Err(format!("is cut short: {is} bytes are no {} image", format.name()));
+    }
+    let number = |at: usize, length: usize| {
+        head[at..at + length].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    };
+    // Superblocks, in little endian: struct erofs_super_block (fs/erofs/erofs_fs.h in Linux) begins at byte 1024 and has the binary
+    // logarithm of the block size at 12 and the number of blocks at 36; struct squashfs_super_block (fs/squashfs/squashfs_fs.h) is at
+    // the beginning and has the number of bytes at 40.
+    let (magic, says) = match format {
+        Format::Erofs => {
+            let blocks = number(1024 + 36, 4);
+            (
+                number(1024, 4) == 0xe0f5_e1e2,
+                blocks.checked_shl(u32::from(head[1024 + 12])).unwrap_or(u64::MAX),
+            )
+        }
+        Format::Squashfs => (number(0, 4) == 0x7371_7368, number(40, 8)),
+    };
+    if !magic {
+        return Err(format!("is no {} image, or was changed", format.name()));
+    }
+    if is < says {
+        return Err(format!(
+            "is cut short: it has {is} of {says} bytes; `ojail layer verify` looks at all layers"
+        ));
+    }
+    Ok(())
 }
 
 /// Where the image at this path is mounted, if it is.
@@ -280,11 +330,17 @@ fn images_lock() -> Result<fs::File> {
     runtime::lock_file(&images().join(".lock"))
 }
 
-/// A directory is a mount point if it is on another device than its parent.
+/// Whether something is mounted at this very place.
 fn is_mounted(point: &Path) -> Result<bool> {
-    let parent = point.parent().unwrap_or(point);
-    match fs::symlink_metadata(point) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
-        meta => Ok(meta.act("examine", point)?.dev() != fs::metadata(parent).act("examine", parent)?.dev()),
+    let stat = match statx(CWD, point, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::TYPE) {
+        Err(rustix::io::Errno::NOENT) => return Ok(false),
+        stat => stat.act("examine", point)?,
+    };
+    if stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
+        return Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
     }
+    // Linux before 5.8 does not tell: it is another device than what is around it.
+    let parent = point.parent().unwrap_or(point);
+    let device = |path: &Path| fs::symlink_metadata(path).map(|meta| meta.dev()).act("examine", path);
+    Ok(device(point)? != device(parent)?)
 }

@@ -154,7 +154,7 @@ fn by_content(place: &Place<'_>, path: &Path, stat: &Stat) -> Result<Option<&'st
         return Ok(content.split(|byte| *byte == b'\n').any(has_hash).then_some("password hashes"));
     }
     let has = |key: &&[u8]| content.windows(key.len()).any(|window| window == *key);
-    Ok(KEYS.iter().any(|key| has(key)).then_some("a private key"))
+    Ok(KEYS.iter().any(has).then_some("a private key"))
 }
 
 /// Whether the second field of a line is a hash, locked or not. `*`, `!` and nothing are none (shadow(5)).

@@ -1,4 +1,4 @@
-//! Layers: how they are made, and what becomes of them.
+//! Layers: how they are made, packed, replaced and removed, and what jails that stand on them see of it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 #![allow(clippy::print_stderr, reason = "how much was tried is told, not asserted")]
@@ -8,6 +8,8 @@ mod common;
 
 mod build;
 mod derive;
+mod generations;
+mod pack;
 mod promote;
 
 use lab::{Host, Output};

@@ -10,10 +10,10 @@ use super::super::list::local_time;
 use super::super::status::bytes;
 use super::super::{configuration, say};
 use crate::config::{Config, LayerName};
-use crate::error::{Act, Result};
+use crate::error::Result;
 use crate::layers::generations::{self, Generation, How};
 use crate::layers::{self, Format};
-use crate::walk::{self, Size};
+use crate::walk;
 
 /// A line of the table.
 #[derive(Debug, Serialize)]
@@ -72,7 +72,7 @@ fn lines(config: &Config) -> Result<Vec<Line>> {
             how: None,
             made: None,
             from: Vec::new(),
-            bytes: taken(&layer.path)?,
+            bytes: walk::taken(&layer.path)?,
             profiles: profiles.map(|profile| profile.name.clone()).collect(),
             jails: generations::users_of(&used, &layer.path),
         });
@@ -84,7 +84,7 @@ fn lines(config: &Config) -> Result<Vec<Line>> {
 fn line(generation: Generation, profiles: Vec<String>, jails: Vec<String>) -> Result<Line> {
     let mut bytes = 0;
     for form in &generation.forms {
-        bytes += taken(&form.path)?;
+        bytes += walk::taken(&form.path)?;
     }
     Ok(Line {
         name: generation.name.name().to_owned(),
@@ -103,24 +103,15 @@ fn line(generation: Generation, profiles: Vec<String>, jails: Vec<String>) -> Re
 /// Layers that somebody made by hand, by name.
 fn by_hand(config: &Config) -> Result<Vec<layers::Layer>> {
     let names = layers::by_hand(&config.storage)?;
-    // One that cannot be used is not one.
+    // One that cannot be used is not one, nor is what lies beside the link that is taken.
     Ok(names
         .iter()
         .filter_map(|name| layers::resolve(&config.storage, std::slice::from_ref(name)).ok()?.pop())
+        .filter(|layer| layer.generation.is_none())
         .collect())
 }
 
-/// What it takes on disk.
-fn taken(path: &std::path::Path) -> Result<u64> {
-    let meta = std::fs::symlink_metadata(path).act("examine", path)?;
-    if meta.is_dir() {
-        return walk::size(walk::open(path)?).map(|Size { bytes, .. }| bytes);
-    }
-    // st_blocks counts in 512 bytes (stat(2)).
-    Ok(std::os::unix::fs::MetadataExt::blocks(&meta) * 512)
-}
-
-fn kind(image: Option<Format>) -> &'static str {
+pub(super) fn kind(image: Option<Format>) -> &'static str {
     image.map_or("directory", Format::name)
 }
 

@@ -3,9 +3,12 @@
 mod build;
 mod derive;
 mod errand;
+mod inspect;
 mod journal;
 mod list;
+mod pack;
 mod promote;
+mod prune;
 mod turn;
 mod verify;
 
@@ -84,6 +87,33 @@ pub(super) enum Layer {
         #[arg(long, value_name = "GENERATION")]
         to: Option<String>,
     },
+    /// Show what a layer is made of: when, from what, by which command, and which packages
+    ///
+    /// Packages are what dpkg has noted in the layer; of a layer that was made on another, those that the other has not.
+    #[command(after_long_help = examples(&["ojail layer inspect debian", "ojail layer inspect nginx@3f2a9c1d0b7e --json"]))]
+    Inspect {
+        /// Which; NAME@GENERATION for one that the layer is not now
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make an image of a layer, in place of its directory
+    ///
+    /// All jails share one mount of it, and it takes a third to a half of the space. The image is compared with the layer's digest
+    /// before the directory goes. Jails that run keep the directory. erofs works on every kernel that ojail does, squashfs is
+    /// refused where the kernel cannot id-map it.
+    #[command(after_long_help = examples(&[
+        "ojail layer pack debian",
+        "ojail layer pack nginx --format squashfs --compression zstd",
+    ]))]
+    Pack(pack::Pack),
+    /// Make a directory of a layer that is an image, in place of the image
+    #[command(after_long_help = examples(&["ojail layer unpack debian"]))]
+    Unpack {
+        /// Which; NAME@GENERATION for one that the layer is not now
+        name: String,
+    },
     /// Compare the content of layers with their digests
     ///
     /// Exit status: 0 all are what they were made to be, 1 one is not.
@@ -94,6 +124,21 @@ pub(super) enum Layer {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Remove generations that were made before the one that the layer is now
+    ///
+    /// What a profile names, what a jail stands on, and one more for `rollback` stay. Also goes what a layer was before it was packed,
+    /// where jails still stood on that then.
+    #[command(after_long_help = examples(&["ojail layer prune --dry-run", "ojail layer prune debian --keep 3"]))]
+    Prune {
+        /// Which; else all
+        name: Option<String>,
+        /// How many older ones stay
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        keep: usize,
+        /// Tell what would be removed, and remove nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Remove a layer with all its generations, or one generation (NAME@GENERATION)
     ///
@@ -113,7 +158,13 @@ pub(super) fn run(layer: &Layer) -> Result<ExitCode> {
         Layer::List { json } => list::run(*json),
         Layer::Adopt { name } => turn::adopt(&parse(name)?),
         Layer::Rollback { name, to } => turn::rollback(&parse(name)?, to.as_deref()),
+        Layer::Pack(pack) => pack::pack(pack),
+        Layer::Unpack { name } => pack::unpack(&parse(name)?),
         Layer::Verify { name, json } => verify::run(name.as_deref().map(parse).transpose()?.as_ref(), *json),
+        Layer::Inspect { name, json } => inspect::run(&parse(name)?, *json),
+        Layer::Prune { name, keep, dry_run } => {
+            prune::run(name.as_deref().map(parse).transpose()?.as_ref(), *keep, *dry_run)
+        }
         Layer::Remove { name } => turn::remove(&parse(name)?),
     }
 }
@@ -154,7 +205,7 @@ fn reading() -> ProgressBar {
     } else {
         ProgressDrawTarget::hidden()
     };
-    let style = ProgressStyle::with_template("{spinner} {bytes} read, {bytes_per_sec}");
+    let style = ProgressStyle::with_template("{spinner} {msg} {bytes} read, {bytes_per_sec}");
     ProgressBar::with_draw_target(None, target)
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
 }

@@ -43,7 +43,16 @@ pub(super) fn rollback(name: &LayerName, to: Option<&str>) -> Result<ExitCode> {
 
 pub(super) fn remove(name: &LayerName) -> Result<ExitCode> {
     let config = configuration()?;
-    let wanted = generations::of(&config.storage, name)?;
+    let mut wanted = generations::of(&config.storage, name)?;
+    if name.generation().is_some() && wanted.iter().any(|generation| generation.current) {
+        let whole = super::parse(name.name())?;
+        if generations::of(&config.storage, &whole)?.len() > 1 {
+            let why = format!(
+                "is what the layer is now; `ojail layer rollback {whole}` first, or `ojail layer remove {whole}` for all of it"
+            );
+            return Err(Error::Layer { name: name.to_string(), why });
+        }
+    }
     // All of them may go, or none goes.
     let used = generations::in_use()?;
     for generation in &wanted {
@@ -60,6 +69,8 @@ pub(super) fn remove(name: &LayerName) -> Result<ExitCode> {
         return Err(Error::Layer { name: generation.name.to_string(), why });
     }
     let workshop = Workshop::open(&config.storage)?;
+    // The generation that the layer is goes last: what a kill leaves is still a layer.
+    wanted.sort_by_key(|generation| generation.current);
     for generation in &wanted {
         gone(&workshop, generation)?;
         say(format_args!("{} is removed.", generation.name));

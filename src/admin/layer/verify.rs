@@ -5,16 +5,16 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::super::{configuration, say};
+use super::list::kind;
 use super::reading;
 use crate::config::LayerName;
 use crate::error::Result;
-use crate::layers::Layer;
-use crate::layers::generations::{self, Generation};
+use crate::layers::generations::{self, Form, Generation, Workshop};
 
 #[derive(Debug, Serialize)]
 struct Verdict {
     name: LayerName,
-    /// `directory`, `erofs`, `squashfs`.
+    /// `directory`, `erofs`, `squashfs`, `nothing`.
     form: &'static str,
     good: bool,
     /// What is wrong.
@@ -33,7 +33,10 @@ pub(super) fn run(name: Option<&LayerName>, json: bool) -> Result<ExitCode> {
         None => generations::all(&config.storage)?,
     };
     let bar = reading();
-    let layers: Vec<Verdict> = wanted.iter().flat_map(|generation| verdicts(generation, &bar)).collect();
+    // Images are mounted in there.
+    let workshop = Workshop::open(&config.storage)?;
+    let layers: Vec<Verdict> =
+        wanted.iter().flat_map(|generation| verdicts(&workshop, generation, &bar)).collect();
     bar.finish_and_clear();
     let good = layers.iter().all(|verdict| verdict.good);
     if json {
@@ -49,29 +52,21 @@ pub(super) fn run(name: Option<&LayerName>, json: bool) -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn verdicts(generation: &Generation, bar: &indicatif::ProgressBar) -> Vec<Verdict> {
-    let mut verdicts = Vec::new();
-    for form in &generation.forms {
+fn verdicts(workshop: &Workshop<'_>, generation: &Generation, bar: &indicatif::ProgressBar) -> Vec<Verdict> {
+    let verdict = |form: &Form| {
         let why = match &generation.record {
             None => Some("there is no record to compare it with".to_owned()),
-            Some(record) => {
-                let layer = Layer {
-                    name: generation.name.clone(),
-                    generation: None,
-                    path: form.path.clone(),
-                    image: form.image,
-                };
-                match layer.content().and_then(|content| generations::digest(&content, bar)) {
-                    Ok((digest, _)) if digest == record.digest => None,
-                    Ok((digest, _)) => {
-                        Some(format!("CHANGED: its digest is {digest}, not {}", record.digest))
-                    }
-                    Err(e) => Some(format!("cannot be read: {e}")),
-                }
-            }
+            Some(record) => match workshop.examine(form, bar) {
+                Ok((digest, _)) if digest == record.digest => None,
+                Ok((digest, _)) => Some(format!("CHANGED: its digest is {digest}, not {}", record.digest)),
+                Err(e) => Some(format!("CANNOT BE READ: {e}")),
+            },
         };
-        let form = form.image.map_or("directory", crate::layers::Format::name);
-        verdicts.push(Verdict { name: generation.name.clone(), form, good: why.is_none(), why });
+        Verdict { name: generation.name.clone(), form: kind(form.image), good: why.is_none(), why }
+    };
+    if generation.forms.is_empty() {
+        let why = Some("MISSING: there is only its record".to_owned());
+        return vec![Verdict { name: generation.name.clone(), form: "nothing", good: false, why }];
     }
-    verdicts
+    generation.forms.iter().map(verdict).collect()
 }

@@ -74,7 +74,8 @@ const RECIPES: [(&str, Recipe); 16] = [
         Recipe::Debian {
             packages: "openssh-server openssh-client openssh-sftp-server sudo e2fsprogs cron login passwd pamtester \
                        dropbear-bin rsync git netcat-openbsd socat iproute2 procps libpam-modules libpam-runtime \
-                       util-linux mount strace uidmap bubblewrap python3-minimal passt nftables",
+                       util-linux mount strace uidmap bubblewrap python3-minimal passt nftables \
+                       erofs-utils squashfs-tools",
             finish: HOST,
         },
     ),
@@ -110,10 +111,7 @@ const RECIPES: [(&str, Recipe); 16] = [
         },
     ),
     // A registry, and what speaks to it.
-    (
-        "containers",
-        Recipe::More { than: "host", packages: "skopeo umoci docker-registry zstd", finish: "" },
-    ),
+    ("containers", Recipe::More { than: "host", packages: "skopeo umoci docker-registry zstd", finish: "" }),
     // What builds layers.
     ("builder", Recipe::More { than: "host", packages: "mmdebstrap debootstrap", finish: "" }),
     (

@@ -89,8 +89,13 @@ fn small_disk(size: &str, image: &Path, target: &Path) {
     }
 }
 
-/// Shared with the cache and all other hosts, therefore read-only.
+/// Shared with the cache and all other hosts, therefore read-only; or copied.
 fn layers(setup: &Setup, root: &Path) {
+    for (name, content) in &setup.own_layers {
+        let target = root.join(LOWERDIRS).join(name);
+        let copied = Command::new("cp").args(["-a", "--reflink=auto"]).arg(content).arg(&target).status();
+        assert!(copied.is_ok_and(|status| status.success()), "cannot copy the layer {name}");
+    }
     for (name, content) in &setup.layers {
         let target = root.join(LOWERDIRS).join(name);
         if content.is_dir() {

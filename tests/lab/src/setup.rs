@@ -20,6 +20,7 @@ pub fn host() -> Setup {
     Setup {
         users: Vec::new(),
         layers: Vec::new(),
+        own_layers: Vec::new(),
         files: Vec::new(),
         pam: Vec::new(),
         sshd_config: String::new(),
@@ -37,6 +38,8 @@ pub struct Setup {
     pub(crate) users: Vec<User>,
     /// Names in `/srv/overlay/lowerdirs`, and where their content is.
     pub(crate) layers: Vec<(String, PathBuf)>,
+    /// The same, to be copied.
+    pub(crate) own_layers: Vec<(String, PathBuf)>,
     pub(crate) files: Vec<TextFile>,
     pub(crate) pam: Vec<(String, String)>,
     pub(crate) sshd_config: String,
@@ -65,6 +68,12 @@ impl Setup {
     /// all hosts. What a test wants to change goes there by [`Host::path`] instead.
     pub fn layer(mut self, name: &str) -> Self {
         self.layers.push((name.into(), image::tree(name)));
+        self
+    }
+
+    /// The same as a copy of the host's own, to be changed, renamed and removed. That takes a moment and its space.
+    pub fn own_layer(mut self, name: &str) -> Self {
+        self.own_layers.push((name.into(), image::tree(name)));
         self
     }
 
