@@ -4,6 +4,8 @@
 //! that can fail for lack of space, descriptors or a sound disk, and at every fourth other. `OJAIL_EVERY=1` tries all calls and all
 //! errors.
 
+#![allow(clippy::print_stderr, reason = "how much was tried is told, not asserted")]
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
