@@ -1,5 +1,5 @@
-//! Completions for bash, zsh and fish: `clap_complete`'s, with names of users and profiles asked of `ojail complete` where
-//! an argument is one. What an argument is, its value's name says: `USER` or `PROFILE`.
+//! Completions for bash, zsh and fish: `clap_complete`'s, with names of users, profiles and layers asked of `ojail complete` where
+//! an argument is one. What an argument is, its value's name says: `USER`, `PROFILE` or `LAYER`.
 
 use std::io;
 
@@ -14,12 +14,16 @@ pub const SHELLS: [(Shell, &str); 3] =
 /// Stands for `ojail` in the scripts until they are done.
 const PROGRAM: &str = "@OJAIL@";
 
+/// What `ojail complete` can be asked for.
+const NAMES: [&str; 3] = ["users", "profiles", "layers"];
+
 /// What `ojail complete` is asked for an argument.
 fn names(arg: &Arg) -> Option<&'static str> {
     match value(arg).as_str() {
         _ if !arg.get_action().takes_values() => None,
         "USER" => Some("users"),
         "PROFILE" => Some("profiles"),
+        "LAYER" => Some("layers"),
         _ => None,
     }
 }
@@ -57,7 +61,8 @@ pub fn completions_of(command: &Command, shell: Shell, program: &str) -> io::Res
             )
         };
         let head = "\nautoload -U is-at-least\n";
-        script = replace(&script, head, &format!("{head}{}{}", ask("users"), ask("profiles")))?;
+        let functions: String = NAMES.iter().map(|names| ask(names)).collect();
+        script = replace(&script, head, &format!("{head}{functions}"))?;
     }
     Ok(ask_for_names(&script, shell, &mut Vec::new(), &command)?.replace(PROGRAM, program))
 }

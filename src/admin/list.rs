@@ -18,10 +18,11 @@ use super::status::{Amount, bytes, measured};
 use super::{configuration, say};
 use crate::account::{self, Account, Username};
 use crate::cgroup::{self, Tree};
-use crate::config::{Config, Limits};
+use crate::config::{Config, LayerName, Limits};
 use crate::error::Result;
 use crate::jail::door::{Answer, Door, Guest, PATIENCE, Request};
 use crate::jail::plan;
+use crate::layers::generations::{self, Names};
 use crate::policy::{Decision, decide};
 use crate::{freezer, quota, runtime, store};
 
@@ -38,6 +39,8 @@ pub(super) struct Jail {
     pub(super) since: Option<u64>,
     pub(super) sessions: Vec<Session>,
     pub(super) processes: usize,
+    /// What it stands on, or would be raised on, topmost first, with generations; `null` if that cannot be told.
+    pub(super) layers: Option<Vec<LayerName>>,
     /// Whether the user has changes on disk.
     pub(super) upper: bool,
     /// Whether the configuration says something else than what the jail was raised with.
@@ -130,6 +133,7 @@ impl Eye {
         let mut jails = BTreeMap::new();
         let mut guests = Vec::new();
         let tree = Tree::find()?;
+        let names = config.map(|config| Names::look(&config.storage)).transpose()?.unwrap_or_default();
         let mut mounted = Vec::new();
         for corner in runtime::corners()? {
             if let Ok(Some(path)) = corner.view() {
@@ -138,7 +142,8 @@ impl Eye {
             let Some(door) = Door::knock(&corner)? else { continue };
             door.set_patience(self.patience)?;
             let user = corner.user().clone();
-            let mut jail = Jail { running: true, pid: Some(door.pid()), ..resting(user.clone()) };
+            let layers = names.of(&corner.layers()?);
+            let mut jail = Jail { running: true, pid: Some(door.pid()), layers, ..resting(user.clone()) };
             if freezer::is_frozen(&corner) {
                 // It would not answer before a snapshot or a backup is through with it.
                 jails.insert(user, jail);
@@ -191,6 +196,9 @@ impl Eye {
                     profile.map(|profile| profile.limits).unwrap_or_default();
                 (jail.memory.most, jail.cpu.most, jail.disk.most, jail.inodes.most) =
                     (memory, cpu, disk, inodes);
+                if let (Some(profile), false) = (profile, jail.running) {
+                    jail.layers = generations::next(&config.storage, &profile.layers).ok();
+                }
             }
         }
         for (user, path) in mounted {
@@ -230,6 +238,7 @@ fn resting(user: Username) -> Jail {
         since: None,
         sessions: Vec::new(),
         processes: 0,
+        layers: None,
         upper: false,
         outdated: false,
         memory: Amount::default(),
@@ -250,10 +259,21 @@ pub(super) fn table(
     colours: bool,
     width: usize,
 ) -> Vec<String> {
-    const HEAD: [&str; 10] =
-        ["USER", "PROFILE", "STATE", "SESSIONS", "PROCESSES", "MEMORY", "CPU", "UPPER", "SINCE", "FROM"];
+    const HEAD: [&str; 11] = [
+        "USER",
+        "PROFILE",
+        "STATE",
+        "SESSIONS",
+        "PROCESSES",
+        "MEMORY",
+        "CPU",
+        "UPPER",
+        "SINCE",
+        "FROM",
+        "LAYERS",
+    ];
     let size = |amount: Amount| amount.used.map(bytes).unwrap_or_default();
-    let rows: Vec<[String; 10]> = jails
+    let rows: Vec<[String; 11]> = jails
         .iter()
         .map(|jail| {
             let mut from: Vec<&str> = jail.sessions.iter().map(origin).collect();
@@ -272,6 +292,7 @@ pub(super) fn table(
                 size(jail.disk),
                 jail.since.map(local_time).unwrap_or_default(),
                 printable(&from.join(" ")),
+                jail.layers.iter().flatten().map(LayerName::as_str).collect::<Vec<_>>().join(" "),
             ]
         })
         .collect();

@@ -9,6 +9,7 @@ mod enter;
 mod export;
 mod farewell;
 mod forget;
+mod fstab;
 mod import;
 mod layer;
 mod list;
@@ -27,6 +28,7 @@ mod terminal;
 mod tidy;
 mod top;
 mod undo;
+mod usage;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -246,6 +248,26 @@ enum Verb {
         "ssh other.example ojail export alice - | ojail import alice - --force",
     ]))]
     Import(import::Import),
+    /// Show what jails would take one by one, what they take with shared layers, and what packed
+    ///
+    /// Of all users who have changes on disk. Files are counted once, as du(1) does, and nothing is estimated: a layer that is not packed
+    /// has no packed size.
+    #[command(after_long_help = examples(&["ojail usage", "ojail usage --json | jq .packed_percent"]))]
+    Usage {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print lines for fstab(5) that mount jails without ojail
+    ///
+    /// A line for each image, and one for the overlay of each user. Nothing is changed. A jail that is mounted so must not run under
+    /// ojail at the same time.
+    #[command(after_long_help = examples(&["ojail fstab", "ojail fstab nginx1 nginx2"]))]
+    Fstab {
+        /// Whose jails; else of all who have changes on disk
+        #[arg(value_name = "USER")]
+        users: Vec<String>,
+    },
     /// Let go of what is kept of a user who is gone: changes, work directory, id range
     ///
     /// The changes are set aside; `ojail undo` brings them back until `ojail tidy` deletes them.
@@ -324,6 +346,8 @@ pub fn main() -> ExitCode {
         Verb::Snapshot(snapshot) => as_root().and_then(|()| snapshot::run(&snapshot)),
         Verb::Backup(backup) => as_root().and_then(|()| backup::run(&backup)),
         Verb::Layer(layer) => as_root().and_then(|()| layer::run(&layer)),
+        Verb::Usage { json } => as_root().and_then(|()| usage::run(json)),
+        Verb::Fstab { users } => as_root().and_then(|()| fstab::run(&users)),
         Verb::Restore(restore) => as_root().and_then(|()| restore::run(&restore)),
         Verb::Export(export) => as_root().and_then(|()| export::run(&export)),
         Verb::Import(import) => as_root().and_then(|()| import::run(&import)),

@@ -23,6 +23,7 @@ use crate::config::{Config, LayerName};
 use crate::error::{Act, Error, Result};
 use crate::ids::Registry;
 use crate::layers;
+use crate::layers::generations::{How, Made, Workshop};
 use crate::log::{Level, Log};
 use crate::manifest::{self, Manifest, Part};
 use crate::runtime::{Corner, lock_file, private_dir};
@@ -315,6 +316,23 @@ fn put_layer(
         return Err(Error::Unfit { path, why: "was changed while it was read".into() });
     }
     syncfs(File::open(&new).act("open", &new)?).act("sync", &new)?;
+    let name = layer_name(&layer.name)?;
+    if fs::read_link(lowerdirs.join(name.as_str())).is_ok() {
+        // It has generations, and gets one more: what it was is an earlier one then, to which `ojail layer rollback` goes back.
+        let made = Made { how: How::Restore, command: Vec::new(), from: Vec::new() };
+        let workshop = Workshop::open(&config.storage)?;
+        match layer.image.as_deref().map(layers::format_of) {
+            None => workshop.finish(&name, &new, made, bar)?,
+            Some(Some(format)) => workshop.finish_packed(&name, &new, format, made, bar)?,
+            Some(None) => {
+                let why = "is of no kind of image that is known".into();
+                return Err(Error::Layer { name: layer.name.clone(), why });
+            }
+        };
+        // Of the same content as one that is there, it is still here.
+        clear(&new)?;
+        return Ok(None);
+    }
     let place = lowerdirs.join(file_name);
     let mut aside = None;
     if let Some(old) = there(config, &layer.name)? {

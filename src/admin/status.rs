@@ -14,10 +14,11 @@ use super::{configuration, jailed, say, username};
 use crate::account::Account;
 use crate::aside::{Shelf, Why};
 use crate::cgroup::Tree;
-use crate::config::{Config, Network, Profile};
+use crate::config::{Config, LayerName, Network, Profile};
 use crate::error::{Error, Result};
 use crate::jail::door::{Answer, Door, Request};
 use crate::jail::plan;
+use crate::layers::generations::{self, Names};
 use crate::runtime::Corner;
 use crate::walk::{self, Size};
 use crate::{ids, quota};
@@ -28,7 +29,8 @@ struct Status {
     user: String,
     /// The profile that the configuration gives the user now.
     profile: String,
-    layers: Vec<String>,
+    /// What it stands on, or would be raised on, topmost first, with generations.
+    layers: Vec<LayerName>,
     network: Network,
     reach: Vec<String>,
     publish: Vec<String>,
@@ -97,7 +99,12 @@ fn status(config: &Config, profile: &Profile, account: &Account) -> Result<Statu
     let reset = shelf.iter().find(|entry| entry.record.why == Why::Reset);
     let mut status = Status {
         profile: profile.name.clone(),
-        layers: profile.layers.iter().map(ToString::to_string).collect(),
+        layers: match Names::look(&config.storage)?.of(&Corner::of(&user).layers()?) {
+            Some(layers) => layers,
+            None => {
+                generations::next(&config.storage, &profile.layers).unwrap_or_else(|_| profile.layers.clone())
+            }
+        },
         network: profile.network,
         reach: profile.reach.iter().map(ToString::to_string).collect(),
         publish: profile.publish.iter().map(ToString::to_string).collect(),
@@ -161,7 +168,7 @@ fn text(status: &Status) -> String {
         }
     };
     line("profile", status.profile.clone());
-    line("layers", status.layers.join(", "));
+    line("layers", status.layers.iter().map(LayerName::as_str).collect::<Vec<_>>().join(", "));
     line(
         "state",
         match status.since {

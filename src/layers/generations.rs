@@ -5,6 +5,7 @@
 //! becomes that generation by a third, of its link. After a kill each of them is done or not, and the next workshop clears what is
 //! left over ([`Workshop::open`]).
 
+use std::collections::HashMap;
 use std::ffi::{CString, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write};
@@ -51,6 +52,8 @@ pub enum How {
     Pull,
     /// Somebody made it by hand, and `ojail layer adopt` took it over.
     Adopt,
+    /// By `ojail restore`, over a layer that had generations.
+    Restore,
 }
 
 /// What `NAME@GENERATION.json` says of a generation.
@@ -284,6 +287,52 @@ pub fn profiles_of<'a>(config: &'a Config, generation: &Generation) -> Vec<&'a s
         .collect()
 }
 
+/// What is in the directory of layers, by device and inode, as jails have noted what they stand on.
+#[derive(Debug, Default)]
+pub struct Names(HashMap<(u64, u64), LayerName>);
+
+impl Names {
+    /// Of all generations, and of what somebody made by hand.
+    ///
+    /// # Errors
+    /// [`Error::Act`].
+    pub fn look(storage: &Storage) -> Result<Self> {
+        let mut names = HashMap::new();
+        let mut note = |path: &Path, name: &LayerName| {
+            // What goes meanwhile is nothing that a jail stands on.
+            if let Ok(meta) = fs::symlink_metadata(path) {
+                names.insert((meta.dev(), meta.ino()), name.clone());
+            }
+        };
+        for generation in all(storage)? {
+            generation.forms.iter().for_each(|form| note(&form.path, &generation.name));
+        }
+        for name in super::by_hand(storage)? {
+            for layer in super::resolve(storage, &[name]).unwrap_or_default() {
+                note(&layer.path, &layer.full());
+            }
+        }
+        Ok(Self(names))
+    }
+
+    /// The layers of a running jail, topmost first; `None` if one of them is not there any more, or not known.
+    #[must_use]
+    pub fn of(&self, ground: &Ground) -> Option<Vec<LayerName>> {
+        match ground {
+            Ground::Layers(layers) => layers.iter().map(|layer| self.0.get(layer).cloned()).collect(),
+            Ground::Nothing | Ground::Unknown => None,
+        }
+    }
+}
+
+/// The layers of a profile as the next raise takes them, topmost first, with their generations.
+///
+/// # Errors
+/// As [`super::resolve`].
+pub fn next(storage: &Storage, names: &[LayerName]) -> Result<Vec<LayerName>> {
+    Ok(super::resolve(storage, names)?.iter().map(Layer::full).collect())
+}
+
 /// What of a generation is not needed any more.
 #[derive(Debug)]
 pub struct Old {
@@ -408,6 +457,39 @@ impl<'a> Workshop<'a> {
                 let to = self.storage.lowerdirs.join(generation.as_str());
                 renameat_with(CWD, tree, CWD, &to, RenameFlags::NOREPLACE).map_err(|e| renamed(e, tree))?;
                 generation.to_string()
+            }
+        };
+        self.point(&generation, &file)?;
+        one(self.storage, &generation)
+    }
+
+    /// As [`Workshop::finish`], of what is an image already, on the same file system.
+    ///
+    /// # Errors
+    /// As [`Workshop::finish`]; [`Error::Unfit`] if it cannot be mounted.
+    pub fn finish_packed(
+        &self,
+        name: &LayerName,
+        image: &Path,
+        format: Format,
+        made: Made,
+        progress: &ProgressBar,
+    ) -> Result<Generation> {
+        free_for(self.storage, name)?;
+        fs::set_permissions(image, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .act("set the mode of", image)?;
+        let (digest, size) =
+            self.examine(&Form { path: image.to_owned(), image: Some(format) }, progress)?;
+        File::open(image).and_then(|file| file.sync_all()).act("sync", image)?;
+        let _lock = runtime::layers(Layers::Change)?;
+        let generation = self.record(name, &digest, size, made)?;
+        let file = match self.forms(&generation)?.first() {
+            Some(file) => file.clone(),
+            None => {
+                let file = format!("{generation}.{}", format.name());
+                let to = self.storage.lowerdirs.join(&file);
+                fs::rename(image, &to).act("put in place", &to)?;
+                file
             }
         };
         self.point(&generation, &file)?;

@@ -219,7 +219,7 @@ pub(crate) fn parse(file: &str) -> Option<(LayerName, Option<&'static str>)> {
 }
 
 /// The file system of an image with this ending.
-fn format_of(ending: &str) -> Option<Format> {
+pub(crate) fn format_of(ending: &str) -> Option<Format> {
     IMAGES.iter().find(|(known, _)| *known == ending).map(|(_, format)| *format)
 }
 

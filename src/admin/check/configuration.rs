@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{Report, Setting};
 use crate::config::{Config, Mistake, Profile};
+use crate::layers::generations;
 use crate::layers::{self, Layer};
 use crate::{account, paths, runtime, store};
 
@@ -110,8 +111,9 @@ fn layered(report: &mut Report, config: &Config, profile: &Profile) {
             return;
         }
     };
-    let names = layers.iter().map(|layer| layer.name.as_str()).collect::<Vec<_>>().join(" on ");
+    let names = layers.iter().map(|layer| layer.full().to_string()).collect::<Vec<_>>().join(" on ");
     report.ok(SUBJECT, format!("profile {}: {names}", profile.name));
+    bases(report, config, profile, &layers);
     let Some(shell) = &profile.shell else { return };
     if lacks(&layers, shell) {
         report.warn(
@@ -119,6 +121,36 @@ fn layered(report: &mut Report, config: &Config, profile: &Profile) {
             format!("profile {}: none of its layers has the shell {}", profile.name, shell.display()),
             "install it into a layer, or name another shell",
         );
+    }
+}
+
+/// A layer that was made on others says what has changed on them. On another generation of one of these, its package lists and libraries
+/// may not fit what is below.
+fn bases(report: &mut Report, config: &Config, profile: &Profile, layers: &[Layer]) {
+    for (place, layer) in layers.iter().enumerate() {
+        let Ok(generation) = generations::one(&config.storage, &layer.full()) else { continue };
+        let Some(record) = generation.record else { continue };
+        for base in record.from.iter().filter(|base| base.generation().is_some()) {
+            let below = layers[place + 1..].iter().find(|other| other.name.name() == base.name());
+            let Some(below) = below.map(Layer::full).filter(|below| below != base) else { continue };
+            let command = match record.command.as_slice() {
+                [] => String::new(),
+                words => format!(" (it was made by: {})", words.join(" ").escape_debug()),
+            };
+            report.warn(
+                SUBJECT,
+                format!(
+                    "profile {}: {} was made on {base}, and stands on {below}",
+                    profile.name,
+                    layer.full()
+                ),
+                format!(
+                    "make {} anew on {}{command}, or name \"{base}\" in `layers`",
+                    layer.name.name(),
+                    base.name()
+                ),
+            );
+        }
     }
 }
 

@@ -74,6 +74,7 @@ pub(super) enum Layer {
     #[command(after_long_help = examples(&["ojail layer adopt debian"]))]
     Adopt {
         /// Which
+        #[arg(value_name = "LAYER")]
         name: String,
     },
     /// Let a layer be an earlier generation again
@@ -82,6 +83,7 @@ pub(super) enum Layer {
     #[command(after_long_help = examples(&["ojail layer rollback debian", "ojail layer rollback debian --to 3f2a9c1d0b7e"]))]
     Rollback {
         /// Which
+        #[arg(value_name = "LAYER")]
         name: String,
         /// The generation; also a later one
         #[arg(long, value_name = "GENERATION")]
@@ -92,7 +94,8 @@ pub(super) enum Layer {
     /// Packages are what dpkg has noted in the layer; of a layer that was made on another, those that the other has not.
     #[command(after_long_help = examples(&["ojail layer inspect debian", "ojail layer inspect nginx@3f2a9c1d0b7e --json"]))]
     Inspect {
-        /// Which; NAME@GENERATION for one that the layer is not now
+        /// Which; LAYER@GENERATION for one that the layer is not now
+        #[arg(value_name = "LAYER")]
         name: String,
         /// Print JSON
         #[arg(long)]
@@ -111,7 +114,8 @@ pub(super) enum Layer {
     /// Make a directory of a layer that is an image, in place of the image
     #[command(after_long_help = examples(&["ojail layer unpack debian"]))]
     Unpack {
-        /// Which; NAME@GENERATION for one that the layer is not now
+        /// Which; LAYER@GENERATION for one that the layer is not now
+        #[arg(value_name = "LAYER")]
         name: String,
     },
     /// Compare the content of layers with their digests
@@ -120,6 +124,7 @@ pub(super) enum Layer {
     #[command(after_long_help = examples(&["ojail layer verify", "ojail layer verify debian"]))]
     Verify {
         /// Which; else all
+        #[arg(value_name = "LAYER")]
         name: Option<String>,
         /// Print JSON
         #[arg(long)]
@@ -132,6 +137,7 @@ pub(super) enum Layer {
     #[command(after_long_help = examples(&["ojail layer prune --dry-run", "ojail layer prune debian --keep 3"]))]
     Prune {
         /// Which; else all
+        #[arg(value_name = "LAYER")]
         name: Option<String>,
         /// How many older ones stay
         #[arg(long, value_name = "N", default_value_t = 1)]
@@ -140,12 +146,13 @@ pub(super) enum Layer {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Remove a layer with all its generations, or one generation (NAME@GENERATION)
+    /// Remove a layer with all its generations, or one generation (LAYER@GENERATION)
     ///
     /// Refused while a jail stands on it, or a profile names it.
     #[command(after_long_help = examples(&["ojail layer remove nginx", "ojail layer remove nginx@3f2a9c1d0b7e"]))]
     Remove {
         /// Which
+        #[arg(value_name = "LAYER")]
         name: String,
     },
 }

@@ -18,7 +18,8 @@ use crate::walk;
 /// What to pack, and how.
 #[derive(Debug, Args)]
 pub(in crate::admin) struct Pack {
-    /// Which; NAME@GENERATION for one that the layer is not now
+    /// Which; LAYER@GENERATION for one that the layer is not now
+    #[arg(value_name = "LAYER")]
     name: String,
     /// What the image is
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "erofs")]
