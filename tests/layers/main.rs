@@ -15,7 +15,7 @@ mod promote;
 use lab::{Host, Output};
 use serde_json::Value;
 
-use crate::common::calls;
+use crate::common::points::Point;
 
 const LOWERDIRS: &str = "/srv/overlay/lowerdirs";
 
@@ -83,7 +83,7 @@ fn killed(host: &Host, command: &str, again: &str, points: usize) {
     assert_ne!(old, new);
     host.root(again).ok();
     assert_eq!(state(host), old, "{again}");
-    let calls = calls(host, command);
+    let calls = Point::all(host, command);
     host.root(again).ok();
     let (mut before, mut behind) = (0, 0);
     // The last ones are where it is decided.
@@ -92,11 +92,10 @@ fn killed(host: &Host, command: &str, again: &str, points: usize) {
         .iter()
         .enumerate()
         .filter(|(number, _)| number % every == 0 || calls.len() - number < points / 2);
-    for (_, (call, number)) in sampled {
-        let kill = format!("strace -qq -o /dev/null -e 'inject={call}:signal=KILL:when={number}' {command}");
-        host.root(&kill).run();
+    for (_, point) in sampled {
+        point.kill(host, command);
         let now = state(host);
-        let at = format!("{command}: a kill at {call} number {number}");
+        let at = format!("{command}: a kill at {point}");
         if now == old {
             before += 1;
         } else {
