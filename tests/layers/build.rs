@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use lab::User;
 
-use crate::{LOWERDIRS, complaint, killed, layer, log_of, record, refused, remains};
+use crate::common::{SOON, until};
+use crate::{LOWERDIRS, complaint, killed, layer, log_of, record, refused, remains, state};
 
 /// A build takes some ten seconds, and much longer on a busy machine.
 const LONG: Duration = Duration::from_secs(300);
@@ -52,4 +53,95 @@ fn a_debian_is_built_whole_and_clean_and_somebody_logs_in_to_it() {
     host.root(&build).within(LONG).ok();
     assert_ne!(layer(&host, "debian").unwrap()["generation"], generation["generation"]);
     host.ssh("alice", "true").ok();
+}
+
+#[test]
+fn what_cannot_be_built_is_refused_in_a_sentence_and_leaves_nothing() {
+    lab::require_root!();
+    let host = lab::host().user("alice").builder().layer("debian").config(CONFIG).small_disk("64M").start();
+    host.root("mkdir -p /srv/tree /srv/overlay/upperdirs/alice; chmod 700 /srv/overlay/upperdirs; touch /srv/file; head -c 80M /dev/urandom > /srv/tree/big")
+        .ok();
+    for (command, why) in [
+        (
+            "ojail layer build debian",
+            "\"debian\": is there already, made by hand; `ojail layer adopt debian`",
+        ),
+        ("ojail layer build a/b", "\"a/b\": a layer's name has letters"),
+        ("ojail layer build debian@0123456789ab", "named without \"@\""),
+        ("ojail layer build x --suite ../x", "--suite \"../x\" is no release"),
+        ("ojail layer build x --include 'vim,-x'", "--include \"-x\" is no name of a package"),
+        ("ojail layer build x --mirror /srv", "--mirror \"/srv\" is no URL"),
+        ("ojail layer build x", "left, and 512 MiB are needed; make room first"),
+        ("ojail layer build x --from-dir /nowhere", "--from-dir /nowhere cannot be used"),
+        ("ojail layer build x --from-dir /srv/file", "--from-dir /srv/file is not a directory"),
+        ("ojail layer build x --from-dir /", "is above the directory of layers"),
+        ("ojail layer build x --from-dir /srv/overlay/upperdirs/alice", "`ojail layer promote`"),
+        ("ojail layer build x --from-dir /srv/tree", "are needed; make room first"),
+        ("ojail layer build x --from-dir /dev", "something is mounted on it"),
+    ] {
+        refused(&host, command, why);
+    }
+    assert_eq!(host.root("ojail layer build x --from-dir /srv/tree --suite trixie").fails().code(), Some(2));
+    let alone = lab::host().config(CONFIG).start();
+    refused(&alone, "ojail layer build x", "`apt-get install mmdebstrap`");
+}
+
+#[test]
+fn a_build_that_fails_is_interrupted_or_killed_leaves_nothing_and_says_where_its_log_is() {
+    lab::require_root!();
+    let host = lab::host().builder().config(CONFIG).start();
+    refused(
+        &host,
+        "ojail layer build x --suite bookworm --mirror http://127.0.0.1:9/",
+        "mmdebstrap failed, exit status: ",
+    );
+    assert!(log_of(&host, "x").contains("ojail: mmdebstrap failed"));
+
+    let mirror = host.mirror();
+    let build = format!("ojail layer build y --suite {} --mirror '{}'", mirror.suite(), mirror.line());
+    let begun = || {
+        let running = host.root(&format!("echo $$ > /tmp/pid; exec {build}")).within(LONG).spawn();
+        until("packages are unpacked", LONG, || {
+            host.root("grep -qs 'Unpacking' /var/log/ojail/layer-y-*.log").run().status.success()
+        });
+        running
+    };
+    let running = begun();
+    host.root("kill -INT $(cat /tmp/pid)").ok();
+    let output = running.finish();
+    assert_eq!(output.code(), Some(1), "{output}");
+    assert!(complaint(&output).contains("\"y\": interrupted by SIGINT"), "{output}");
+    assert!(complaint(&output).contains("all that was said is in /var/log/ojail/layer-y-"), "{output}");
+    assert!(log_of(&host, "y").ends_with("ojail: interrupted by SIGINT"));
+    assert_eq!((state(&host), remains(&host)), (String::new(), String::new()));
+    assert_eq!(host.root("pgrep -f mmdebstrap").run().text(), "");
+
+    host.root("rm /var/log/ojail/layer-y-*").ok();
+    let running = begun();
+    host.root("kill -KILL $(cat /tmp/pid)").ok();
+    running.finish();
+    until("the tool has ended with it", SOON, || host.root("pgrep -f mmdebstrap").run().text().is_empty());
+    assert_eq!(state(&host), "");
+    assert_ne!(remains(&host), "", "what was built is not there, so nothing shows that it is cleared");
+    host.root("mkdir /srv/small; echo x > /srv/small/x; ojail layer build z --from-dir /srv/small").ok();
+    assert_eq!(remains(&host), "");
+}
+
+#[test]
+fn a_directory_becomes_a_layer_as_it_is_and_a_kill_at_any_moment_leaves_the_old_or_the_new() {
+    lab::require_root!();
+    let host = lab::host().config(CONFIG).start();
+    host.root("mkdir -p /srv/a/etc && cd /srv/a && echo one > etc/x && chown 7:8 etc/x && chmod 4755 etc/x && ln etc/x y && cp -a /srv/a /srv/b && echo two > /srv/b/etc/x").ok();
+    host.root("ojail layer build t --from-dir /srv/a").ok();
+    let first = layer(&host, "t").unwrap();
+    assert_eq!(
+        host.root(&format!("cd {LOWERDIRS}/t && stat -c '%n %a %u:%g %h' etc/x y")).text(),
+        "etc/x 4755 7:8 2\ny 4755 7:8 2"
+    );
+    // The same content is the same generation, from wherever.
+    host.root("cp -a /srv/a /srv/c; cd /srv && ojail layer build t --from-dir c").ok();
+    assert_eq!(layer(&host, "t").unwrap()["generation"], first["generation"]);
+    let begin = format!("ojail layer rollback t --to {}", first["generation"].as_str().unwrap());
+    host.root("ojail layer build t --from-dir /srv/b").ok();
+    killed(&host, "ojail layer build t --from-dir /srv/b", &begin, &|| state(&host));
 }
