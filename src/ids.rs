@@ -194,10 +194,14 @@ impl Registry {
     /// [`Error::Act`].
     pub fn give_back(&self, name: &Username) -> Result<()> {
         let _lock = runtime::lock_file(&self.lock)?;
-        match fs::remove_file(self.record(name)) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            removed => removed.act("remove", &self.record(name)),
+        // The draft, too: a kill may have come before the record was one.
+        for path in [self.draft(name), self.record(name)] {
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                removed => removed.act("remove", &path)?,
+            }
         }
+        Ok(())
     }
 
     /// Everybody whose record begins with this.
@@ -370,11 +374,16 @@ impl Registry {
         self.users.join(format!("{user}.toml"))
     }
 
+    /// The record while it is written.
+    fn draft(&self, user: &Username) -> PathBuf {
+        self.users.join(format!(".{user}.new"))
+    }
+
     /// Writes the record so that a crash leaves the old or the new, never a part.
     fn keep(&self, user: &Username, owner: &Owner) -> Result<()> {
         runtime::private_dir(&self.users)?;
         let path = self.record(user);
-        let temp = self.users.join(format!(".{user}.new"));
+        let temp = self.draft(user);
         // The uid is last, and must be there: a file that was cut short at the end of a line is still known for damaged.
         let pool = owner.pool.map(|first| format!("pool = {first}\n")).unwrap_or_default();
         let text = format!("{pool}uid = {}\n", owner.uid);

@@ -89,7 +89,7 @@ fn has_changes(config: &Config, user: &Username) -> Result<bool> {
 }
 
 /// Reads a layer into an empty directory. Returns what it was, and the SHA-256 of the layer uncompressed.
-fn unpack(from: Box<dyn Read + Send>, name: &Path, into: &Path) -> Result<(Taken, String)> {
+pub(super) fn unpack(from: Box<dyn Read + Send>, name: &Path, into: &Path) -> Result<(Taken, String)> {
     // A sentence about a tar names the file.
     let named = |e| match e {
         Error::LayerTar { why } => Error::Unfit { path: name.to_owned(), why: format!("is refused: {why}") },

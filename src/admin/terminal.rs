@@ -63,15 +63,8 @@ impl<'a> Carrier<'a> {
         let child =
             rustix::process::Pid::from_raw(child.as_raw()).ok_or(Errno::SRCH).act("find", "the session")?;
         let child = pidfd_open(child, PidfdFlags::empty()).act("watch", "the session")?;
-        let mut signals = SigSet::empty();
+        let mut signals = hold()?;
         signals.add(Signal::SIGWINCH);
-        // What is ignored (`nohup`, a job in the background of a script) stays so: it would be heard if it were blocked.
-        let ignored = ignored();
-        for signal in HANDED_ON {
-            if ignored & (1 << (signal as i32 - 1)) == 0 {
-                signals.add(signal);
-            }
-        }
         signals.thread_block().act("block", "the signals of the session")?;
         let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .act("watch", "the signals of the session")?;
@@ -203,6 +196,23 @@ impl<'a> Carrier<'a> {
 
 /// What a session is to have that this process is sent.
 const HANDED_ON: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// Keeps the signals that end this process from ending it; they wait until somebody reads them. Returns which.
+///
+/// # Errors
+/// [`crate::Error::Act`].
+pub(super) fn hold() -> Result<SigSet> {
+    let mut signals = SigSet::empty();
+    // What is ignored (`nohup`, a job in the background of a script) stays so: it would be heard if it were blocked.
+    let ignored = ignored();
+    for signal in HANDED_ON {
+        if ignored & (1 << (signal as i32 - 1)) == 0 {
+            signals.add(signal);
+        }
+    }
+    signals.thread_block().act("block", "signals")?;
+    Ok(signals)
+}
 
 /// The signals that this process ignores, as a mask (proc_pid_status(5)).
 fn ignored() -> u64 {

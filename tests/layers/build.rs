@@ -59,7 +59,7 @@ fn a_debian_is_built_whole_and_clean_and_somebody_logs_in_to_it() {
 fn what_cannot_be_built_is_refused_in_a_sentence_and_leaves_nothing() {
     lab::require_root!();
     let host = lab::host().user("alice").builder().layer("debian").config(CONFIG).small_disk("64M").start();
-    host.root("mkdir -p /srv/tree /srv/overlay/upperdirs/alice; chmod 700 /srv/overlay/upperdirs; touch /srv/file; head -c 80M /dev/urandom > /srv/tree/big")
+    host.root("mkdir -p /srv/tree /srv/overlay/upperdirs/alice; chmod 700 /srv/overlay/upperdirs; touch /srv/file; head -c 80M /dev/urandom > /srv/tree/big; tar -C /srv -cf /srv/big.tar tree")
         .ok();
     for (command, why) in [
         (
@@ -78,6 +78,9 @@ fn what_cannot_be_built_is_refused_in_a_sentence_and_leaves_nothing() {
         ("ojail layer build x --from-dir /srv/overlay/upperdirs/alice", "`ojail layer promote`"),
         ("ojail layer build x --from-dir /srv/tree", "are needed; make room first"),
         ("ojail layer build x --from-dir /dev", "something is mounted on it"),
+        ("ojail layer build x --from-tar /nowhere", "cannot open /nowhere"),
+        ("ojail layer build x --from-tar /srv/file", "/srv/file: is refused"),
+        ("ojail layer build x --from-tar /srv/big.tar", "/srv/big.tar: is refused"),
     ] {
         refused(&host, command, why);
     }
@@ -144,4 +147,21 @@ fn a_directory_becomes_a_layer_as_it_is_and_a_kill_at_any_moment_leaves_the_old_
     let begin = format!("ojail layer rollback t --to {}", first["generation"].as_str().unwrap());
     host.root("ojail layer build t --from-dir /srv/b").ok();
     killed(&host, "ojail layer build t --from-dir /srv/b", &begin, &|| state(&host));
+}
+
+#[test]
+fn a_tar_becomes_a_layer_compressed_or_not() {
+    lab::require_root!();
+    let host = lab::host().config(CONFIG).start();
+    host.root("mkdir -p /srv/a/etc && cd /srv/a && echo one > etc/x && chown 7:8 etc/x && ln -s x etc/y && : > etc/.wh.issue && tar -czf /srv/a.tar.gz . && tar -cf /srv/a.tar .").ok();
+    host.root("ojail layer build t --from-tar /srv/a.tar.gz").ok();
+    let found = host.root(&format!("cd {LOWERDIRS}/t/etc && stat -c '%n %F %u:%g' *")).text();
+    assert_eq!(found, "issue character special file 0:0\nx regular file 7:8\ny symbolic link 0:0");
+    let first = layer(&host, "t").unwrap();
+    host.root("ojail layer build t --from-tar - < /srv/a.tar").ok();
+    assert_eq!(layer(&host, "t").unwrap()["generation"], first["generation"]);
+    host.root("head -c 5000 /srv/a.tar > /srv/short.tar; head -c 100 /srv/a.tar.gz > /srv/short.tar.gz").ok();
+    for file in ["/srv/short.tar", "/srv/short.tar.gz"] {
+        refused(&host, &format!("ojail layer build t --from-tar {file}"), file);
+    }
 }

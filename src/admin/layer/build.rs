@@ -1,12 +1,14 @@
-//! `ojail layer build`: a whole Debian, by `mmdebstrap` or `debootstrap`, or out of a directory.
+//! `ojail layer build`: a whole Debian, by `mmdebstrap` or `debootstrap`, or out of a directory or a tar.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::super::import::unpack;
 use super::super::reset::progress;
 use super::super::snapshot::room;
 use super::super::{configuration, say};
@@ -17,7 +19,7 @@ use crate::config::{Config, LayerName};
 use crate::error::{Act, Error, Result};
 use crate::layers::clean;
 use crate::layers::generations::{self, How, Made, Workshop};
-use crate::{copy, walk};
+use crate::{copy, store, walk};
 
 /// What an SSH jail needs besides Debian's essential packages: sftp and scp, `sudo` where the profile has `root = true`, `ps`.
 const NEEDED: [&str; 3] = ["openssh-sftp-server", "sudo", "procps"];
@@ -45,15 +47,19 @@ pub(in crate::admin) struct Build {
     /// Nothing is installed: the layer is a copy of this directory
     #[arg(long, value_name = "DIR", conflicts_with_all = ["suite", "include", "mirror"])]
     from_dir: Option<PathBuf>,
+    /// Nothing is installed: the layer is what is in this tar, also compressed by gzip or zstd; `-`: standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["suite", "include", "mirror", "from_dir"])]
+    from_tar: Option<PathBuf>,
 }
 
 pub(super) fn run(build: &Build) -> Result<ExitCode> {
     let config = configuration()?;
     let name = super::parse(&build.name)?;
     generations::free_for(&config.storage, &name)?;
-    match &build.from_dir {
-        Some(dir) => from_dir(&config, &name, dir),
-        None => install(&config, &name, build),
+    match (&build.from_dir, &build.from_tar) {
+        (Some(dir), _) => from_dir(&config, &name, dir),
+        (None, Some(file)) => from_tar(&config, &name, file),
+        (None, None) => install(&config, &name, build),
     }
 }
 
@@ -123,6 +129,24 @@ fn from_dir(config: &Config, name: &LayerName, dir: &Path) -> Result<ExitCode> {
     });
     bar.finish_and_clear();
     copied?;
+    let made = Made { how: How::Build, command: words(), from: Vec::new() };
+    say(super::finish(&workshop, name, &tree, made)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn from_tar(config: &Config, name: &LayerName, file: &Path) -> Result<ExitCode> {
+    let from: Box<dyn Read + Send> = if file.as_os_str() != "-" {
+        Box::new(File::open(file).act("open", file)?)
+    } else if std::io::stdin().is_terminal() {
+        return Err(Error::Terminal);
+    } else {
+        Box::new(std::io::stdin())
+    };
+    let workshop = Workshop::open(&config.storage)?;
+    let tree = workshop.place("tree");
+    store::fresh(&tree)?;
+    // What does not fit is refused when the archive says so; how much that is, it does not say before.
+    unpack(from, file, &tree)?;
     let made = Made { how: How::Build, command: words(), from: Vec::new() };
     say(super::finish(&workshop, name, &tree, made)?);
     Ok(ExitCode::SUCCESS)
@@ -278,6 +302,7 @@ mod tests {
             include: include.iter().map(|package| (*package).to_owned()).collect(),
             mirror: mirror.map(str::to_owned),
             from_dir: None,
+            from_tar: None,
         };
         Recipe::of(&LayerName::parse("x").unwrap(), &build)
     }

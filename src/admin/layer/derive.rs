@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::super::session::{self, Job, Outcome};
 use super::super::snapshot::room;
+use super::super::terminal::hold;
 use super::super::{configuration, run, say};
 use super::journal::Journal;
 use super::words;
@@ -65,6 +66,8 @@ pub(super) fn run(derive: &Derive) -> Result<ExitCode> {
     let mut journal = Journal::open(&name, &[])?;
     journal.note(&words().join(" "))?;
     let profile = profile(&name, &below, derive.network);
+    // From here on an interruption is the command's to hear, once it is there, and all comes to an end in order.
+    hold()?;
     let jail = Temporary::raise(&config, &profile, Whose::Nobody, &mut Log::open("ojail"))
         .map_err(|e| journal.failed(&e.to_string()))?;
     let account = run::root(jail.account());

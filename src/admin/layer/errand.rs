@@ -11,11 +11,12 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
+use super::super::terminal::hold;
 use super::journal::Journal;
 use crate::error::{Act, Result};
 
@@ -28,27 +29,17 @@ pub(super) enum Ended {
     Interrupted(Signal),
 }
 
-/// What `ojail` itself may be told.
-const INTERRUPTS: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
-
 /// Runs a tool to its end. `held` is a descriptor with the lock of the workshop; what the tool writes elsewhere goes to `scratch`.
 ///
 /// # Errors
 /// [`crate::Error::Act`].
 pub(super) fn run(words: &[String], held: &File, scratch: &Path, journal: &mut Journal) -> Result<Ended> {
     journal.note(&words.join(" "))?;
-    let mut signals = SigSet::empty();
-    INTERRUPTS.iter().for_each(|signal| signals.add(*signal));
-    signals.thread_block().act("block", "signals")?;
-    let told = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+    // They stay held: what comes after the tool is short, and comes to its end.
+    let told = SignalFd::with_flags(&hold()?, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .act("watch", "signals")?;
-    let ended = start(words, held, scratch).and_then(|(mut child, said)| {
-        attend(&mut child, said, &told, journal).inspect_err(|_| end(&mut child))
-    });
-    drop(told);
-    // What came last, after the tool's own end, ends us now.
-    signals.thread_unblock().act("unblock", "signals")?;
-    ended
+    let (mut child, said) = start(words, held, scratch)?;
+    attend(&mut child, said, &told, journal).inspect_err(|_| end(&mut child))
 }
 
 fn start(words: &[String], held: &File, scratch: &Path) -> Result<(Child, File)> {

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{IsTerminal, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,16 +35,15 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut demo = Demo { bold: stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(), step: 0 };
-    for layer in ["debian", "nginx", "debian.squashfs", "nginx.squashfs", "host"] {
-        waiting(layer);
+    for tree in ["builder", "mirror"] {
+        waiting(tree);
     }
     let since = Instant::now();
     let host = lab::host()
         .user(User::new("nginx1").shell("/usr/bin/ojail-shell"))
         .user(User::new("nginx2").shell("/usr/bin/ojail-shell"))
         .user(User::new("debian1").shell("/usr/bin/ojail-shell").groups(["jailed"]))
-        .layer("debian")
-        .layer("nginx")
+        .builder()
         .config(CONFIG)
         .pam("sshd")
         .pam("su")
@@ -106,6 +105,9 @@ fn waiting(name: &str) {
     });
 }
 
+/// How long a step may take: some install packages, on a machine that may be busy.
+const LONG: Duration = Duration::from_secs(600);
+
 /// What a step must print, for the sentence when it does not; and whether it did.
 type Must<'a> = (&'a str, bool);
 
@@ -116,6 +118,7 @@ struct Demo {
 
 impl Demo {
     fn show(&mut self, host: &Host) -> Result<(), String> {
+        self.layers(host)?;
         self.title("Three users, two profiles, one copy of each layer");
         self.root(host, "cat /etc/ojail/ojail.toml", |text| {
             ("the configuration", format!("{text}\n") == CONFIG)
@@ -153,8 +156,8 @@ impl Demo {
         self.root(host, files, |text| {
             ("the one file that was written", text == format!("/srv/overlay/upperdirs/nginx1{page}"))
         })?;
-        let sizes = "cd /srv/overlay && du -sh --total lowerdirs/* upperdirs/*";
-        self.root(host, sizes, |text| ("two layers, three uppers and the total", text.lines().count() == 6))?;
+        let sizes = "du -sh --total /srv/overlay/upperdirs/*";
+        self.root(host, sizes, |text| ("three uppers and the total", text.lines().count() == 4))?;
         sum(host)?;
 
         self.title("A deletion is a whiteout in the upper; the layer keeps the file");
@@ -218,6 +221,20 @@ impl Demo {
         must(("a reset of nginx1's", log.iter().any(|line| line.contains("event=reset user=nginx1"))))
     }
 
+    /// A Debian, and what nginx adds to one.
+    fn layers(&mut self, host: &Host) -> Result<(), String> {
+        self.title("Two layers: a Debian, and nginx on top of it");
+        // The host is on no network. Elsewhere `ojail layer build debian` alone would do.
+        let mirror = host.mirror();
+        let is_now = |text: &str, name: &str| text.starts_with(&format!("{name} is {name}@"));
+        let build = format!("ojail layer build debian --mirror '{}'", mirror.line());
+        self.root(host, &build, |text| ("that there is a layer debian", is_now(text, "debian")))?;
+        let install = "apt-get update && apt-get install -y --no-install-recommends nginx-light";
+        let derive = format!("ojail layer derive nginx --from debian -- sh -c '{install}'");
+        self.root(host, &derive, |text| ("that there is a layer nginx", is_now(text, "nginx")))?;
+        self.root(host, "ojail layer list", |text| ("a head and two layers", text.lines().count() == 3))
+    }
+
     fn title(&mut self, text: &str) {
         self.step += 1;
         if self.bold {
@@ -245,7 +262,8 @@ impl Demo {
         command: &str,
         right: impl FnOnce(&str) -> Must<'a>,
     ) -> Result<(), String> {
-        let output = Self::run(host.root(command))?;
+        // Some build a whole Debian.
+        let output = Self::run(host.root(command).within(LONG))?;
         self.print(&format!("# {command}"), &output, output.stdout.trim_end());
         must(right(&output.text()))
     }
@@ -282,15 +300,24 @@ fn sum(host: &Host) -> Result<(), String> {
         let text = Demo::run(host.root(&format!("du -sk /srv/overlay/{path} | cut -f1")))?.text();
         text.parse().map_err(|_| format!("du said {text:?} of {path}"))
     };
+    // By the machine's own tool, on the layers as they are in the host.
     let packed = |name: &str| -> Result<u64, String> {
-        let image = lab::image::tree(name);
-        let image = fs::metadata(&image).map_err(|error| format!("{}: {error}", image.display()))?;
-        Ok(image.len().div_ceil(1024))
+        let layers = host.path("/srv/overlay/lowerdirs");
+        let (layer, image) = (layers.join(name).join("."), host.path("/tmp").join(name));
+        let packed =
+            Command::new("mksquashfs").arg(&layer).arg(&image).args(["-comp", "zstd", "-quiet"]).output();
+        let packed = packed.map_err(|error| format!("mksquashfs: {error}; see tests/lab/install-needs"))?;
+        if !packed.status.success() {
+            return Err(format!("mksquashfs: {}", String::from_utf8_lossy(&packed.stderr)));
+        }
+        let meta = fs::metadata(&image).map_err(|error| format!("{}: {error}", image.display()))?;
+        let _ = fs::remove_file(&image);
+        Ok(meta.len().div_ceil(1024))
     };
-    let (debian, nginx, uppers) = (size("lowerdirs/debian")?, size("lowerdirs/nginx")?, size("upperdirs")?);
+    let (debian, nginx, uppers) = (size("lowerdirs/debian/")?, size("lowerdirs/nginx/")?, size("upperdirs")?);
     let one_by_one = 3 * debian + 2 * nginx;
     let shared = debian + nginx + uppers;
-    let packed = packed("debian.squashfs")? + packed("nginx.squashfs")? + uppers;
+    let packed = packed("debian")? + packed("nginx")? + uppers;
     println!();
     for (how, size) in [
         ("Three separate copies would take", one_by_one),
