@@ -270,7 +270,11 @@ fn whiteout(dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
     mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)
 }
 
-fn set_times(dir: &OwnedFd, stat: &Stat) -> rustix::io::Result<()> {
+/// Gives a directory the times that another one has.
+///
+/// # Errors
+/// What `futimens(3)` says.
+pub fn set_times(dir: &OwnedFd, stat: &Stat) -> rustix::io::Result<()> {
     let time = |tv_sec, tv_nsec: u64| Timespec { tv_sec, tv_nsec: tv_nsec as _ };
     futimens(
         dir,

@@ -12,6 +12,8 @@ mod generations;
 mod pack;
 mod promote;
 
+use std::time::{Duration, Instant};
+
 use lab::{Host, Output};
 use serde_json::Value;
 
@@ -88,15 +90,32 @@ fn killed(host: &Host, command: &str, begin: &str, state: &dyn Fn() -> String) {
             assert_eq!(now, new, "{at}");
             behind += 1;
         }
-        // What the kill made an orphan of is given its moment to end.
-        common::until("its jail has ended", common::SOON, || common::namespaces(host).is_empty());
+        orphans_end(host);
         host.root(command).ok();
         assert_eq!(state(), new, "{at}, and once more");
+        if !common::namespaces(host).is_empty() {
+            // It was on its way up before.
+            orphans_end(host);
+            host.root("ojail tidy").ok();
+        }
         assert_eq!(remains(host), "", "{at}, and once more");
         host.root("ojail layer verify").ok();
     });
     eprintln!("{command}: {before} before the step and {behind} behind it");
     assert!(before > 20 && behind > 0, "{command}: {before} before, {behind} behind");
+}
+
+/// Waits until no jail is left of a command that was killed. One that nobody had joined yet stays for half a minute; that is not waited
+/// for.
+#[track_caller]
+fn orphans_end(host: &Host) {
+    let since = Instant::now();
+    common::until("its jail has ended", common::SOON, || {
+        if since.elapsed() > Duration::from_secs(4) {
+            host.root("pkill -KILL -x ojail-init").run();
+        }
+        common::namespaces(host).is_empty()
+    });
 }
 
 /// What a command said on standard error.

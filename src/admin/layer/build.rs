@@ -1,10 +1,8 @@
 //! `ojail layer build`: a whole Debian, by `mmdebstrap` or `debootstrap`, or out of a directory or a tar.
 
-use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{IsTerminal, Read};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -111,9 +109,6 @@ fn from_dir(config: &Config, name: &LayerName, dir: &Path) -> Result<ExitCode> {
     {
         return bad("belongs to a user; `ojail layer promote` makes a layer of what a user changed".into());
     }
-    let (Some(above), Some(last)) = (dir.parent(), dir.file_name()) else {
-        return bad("is the host's root; name a directory with a tree of its own".into());
-    };
     let workshop = Workshop::open(storage)?;
     let size = walk::size(walk::open(&dir)?)?;
     let tree = workshop.place("tree");
@@ -121,9 +116,8 @@ fn from_dir(config: &Config, name: &LayerName, dir: &Path) -> Result<ExitCode> {
     if !copy::shares(to.as_fd()) {
         room(&storage.lowerdirs, &to, size.bytes)?;
     }
-    let last = CString::new(last.as_bytes()).map_err(std::io::Error::from).act("name", &dir)?;
     let bar = progress(usize::try_from(size.inodes).unwrap_or(usize::MAX));
-    let copied = copy::watched(walk::open(above)?.as_fd(), &last, to.as_fd(), c"tree", &mut |_| {
+    let copied = copy::watched(walk::open(&dir)?.as_fd(), c".", to.as_fd(), c"tree", &mut |_| {
         bar.inc(1);
         Ok(())
     });

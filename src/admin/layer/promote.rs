@@ -7,6 +7,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use rustix::fs::fstat;
+
 use super::super::reset::{inside, progress};
 use super::super::snapshot::room;
 use super::super::still::{Choice, Still};
@@ -117,9 +119,12 @@ fn copied(
         // Whatever the umask: this becomes the mode of `/` inside.
         fs::set_permissions(tree, std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .act("set the mode of", tree)?;
-        let unchanged = spare::keep(&walk::open(&upperdirs.join(user))?, &walk::open(tree)?, lower, paths)?;
+        let (old, new) = (walk::open(&upperdirs.join(user))?, walk::open(tree)?);
+        let unchanged = spare::keep(&old, &new, lower, paths)?;
         return match unchanged.first() {
-            None => Ok(()),
+            // The same changes are the same generation, whenever they are taken.
+            None => spare::set_times(&new, &fstat(&old).act("examine", "the upper")?)
+                .act("set the times of", tree),
             Some(path) => Err(Error::BadPath {
                 option: "--path",
                 path: secrets::shown(path),
