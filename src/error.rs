@@ -287,6 +287,24 @@ pub enum Error {
         what: String,
     },
 
+    /// An image that is none, or not what it says.
+    #[error("the image {why}")]
+    Image {
+        /// What is wrong, and the mend if there is one.
+        why: String,
+    },
+
+    /// skopeo could not carry an image.
+    #[error("cannot {act} {what}: {why}")]
+    Carried {
+        /// "bring" or "take".
+        act: &'static str,
+        /// Where from or to.
+        what: String,
+        /// skopeo's own words, or the mend.
+        why: String,
+    },
+
     /// An import would replace what a user changed.
     #[error(
         "{user} has changed something already; `--force` sets that aside, and `ojail undo {user}` brings it back"

@@ -28,7 +28,7 @@ mod read;
 mod write;
 
 pub use read::{Allowance, Marks, Taken, Tree, read};
-pub use write::{Written, write};
+pub use write::{Written, write, write_in_parts};
 
 /// Before the name of what is hidden: the whiteout is an empty file of both.
 const WHITEOUT: &[u8] = b".wh.";

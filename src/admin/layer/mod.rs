@@ -1,6 +1,7 @@
 //! `ojail layer …`: the layers that jails stand on, and their generations ([`crate::layers`]).
 
 mod build;
+mod carry;
 mod derive;
 mod errand;
 mod inspect;
@@ -77,6 +78,31 @@ pub(super) enum Layer {
         #[arg(value_name = "LAYER")]
         name: String,
     },
+    /// Make a layer of an image: of OCI, of Docker, or in a registry
+    ///
+    /// The layers of the image become one, in which nothing is hidden any more, or with --separate one each. What an image says of
+    /// commands, users and ports is not asked for. Refused is an image that is cut short or changed, and one with names that lead out
+    /// of it, devices but the usual ones, or more than fits on the disk.
+    #[command(after_long_help = examples(&[
+        "ojail layer import debian docker-archive:/root/debian.tar",
+        "ojail layer import debian oci:/srv/images/debian:12",
+        "ojail layer import debian registry.example/library/debian:12",
+    ]))]
+    Import(carry::Import),
+    /// Write a layer to a registry, as an OCI image
+    ///
+    /// By skopeo(1), with the credentials of its auth.json (`skopeo login`), over TLS. A large layer is several blobs; what the registry
+    /// has already is not carried again, so after a cut the same command goes on. Any tool for images reads it.
+    #[command(after_long_help = examples(&[
+        "ojail layer push debian registry.example/layers/debian:12",
+        "ojail layer push nginx@3f2a9c1d0b7e registry.example/layers/nginx:old --compress zstd",
+    ]))]
+    Push(carry::Push),
+    /// Fetch a layer that `ojail layer push` has written to a registry
+    ///
+    /// The generation is the same as there, or it is refused. After a cut, blobs that had come whole are not fetched again.
+    #[command(after_long_help = examples(&["ojail layer pull debian registry.example/layers/debian:12"]))]
+    Pull(carry::Pull),
     /// Let a layer be an earlier generation again
     ///
     /// Jails that run keep what they have; the next raise takes it. Without --to it is the one that was made before.
@@ -164,6 +190,9 @@ pub(super) fn run(layer: &Layer) -> Result<ExitCode> {
         Layer::Promote(promote) => promote::run(promote),
         Layer::List { json } => list::run(*json),
         Layer::Adopt { name } => turn::adopt(&parse(name)?),
+        Layer::Import(import) => carry::import(import),
+        Layer::Push(push) => carry::push(push),
+        Layer::Pull(pull) => carry::pull(pull),
         Layer::Rollback { name, to } => turn::rollback(&parse(name)?, to.as_deref()),
         Layer::Pack(pack) => pack::pack(pack),
         Layer::Unpack { name } => pack::unpack(&parse(name)?),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
@@ -165,7 +166,8 @@ impl Tree {
             }
             let header = Header::from_byte_slice(&block);
             check(header)?;
-            let size = header.entry_size().map_err(|_| damaged("has a size that is no number"))?;
+            let size = field(&block, 124..136).and_then(|size| u64::try_from(size).ok());
+            let size = size.ok_or_else(|| damaged("has a size that is no number"))?;
             match block[156] {
                 b'x' if before.records.is_none() => before.records = Some(records(&small(from, size)?)?),
                 b'L' if before.path.is_none() => before.path = Some(text(small(from, size)?)),
@@ -260,7 +262,7 @@ impl Tree {
             }
             b'1' => {
                 skip(from, entry.size)?;
-                return self.link(name, &path, entry, marks);
+                return self.link(name, &path, entry);
             }
             b'2' => {
                 skip(from, entry.size)?;
@@ -431,7 +433,7 @@ impl Tree {
         skip_to_block(from, entry.size)
     }
 
-    fn link(&mut self, name: &CStr, path: &[CString], entry: &Entry, marks: Marks) -> Result<()> {
+    fn link(&mut self, name: &CStr, path: &[CString], entry: &Entry) -> Result<()> {
         let none = || {
             let why = format!("is a hard link to {}, which is no file before it", shown(&entry.link));
             refused(&entry.path, &why)
@@ -448,9 +450,6 @@ impl Tree {
             Ok(stat) if !is_dir(&stat) && !is_whiteout(&stat) => {}
             Ok(_) | Err(Errno::NOENT) => return Err(none()),
             Err(e) => return Err(made(entry, e)),
-        }
-        if marks == Marks::Applied && !self.made.contains(&self.digest(&target)) {
-            return Err(none());
         }
         self.clear(name, entry)?;
         linkat(self.target.dir(), &**last, self.place.dir(), name, AtFlags::empty()).map_err(|e| match e {
@@ -793,16 +792,17 @@ fn entry(header: &Header, size: u64, before: Before) -> Result<Entry> {
     let path = long(b"path", before.path, &header.path_bytes());
     let link = long(b"linkpath", before.link, &header.link_name_bytes().unwrap_or_default());
     let bad = |why: &str| refused(&path, why);
-    let number = |keyword: &[u8], plain: io::Result<u64>| -> Result<u64> {
+    let number = |keyword: &[u8], plain: Option<i64>| -> Result<u64> {
         let value = match records.get(keyword) {
             Some(value) => std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()),
-            None => plain.ok(),
+            None => plain.and_then(|plain| u64::try_from(plain).ok()),
         };
         value.ok_or_else(|| bad(&format!("has a {} that is no number", String::from_utf8_lossy(keyword))))
     };
-    let id = |keyword: &[u8], plain: io::Result<u64>| -> Result<u32> {
+    let block = header.as_bytes();
+    let id = |keyword: &[u8], place: Range<usize>| -> Result<u32> {
         // The largest means "as it is" to chown(2).
-        match u32::try_from(number(keyword, plain)?) {
+        match u32::try_from(number(keyword, field(block, place))?) {
             Ok(id) if id != u32::MAX => Ok(id),
             _ => Err(bad(&format!("has a {} that nobody can have", String::from_utf8_lossy(keyword)))),
         }
@@ -827,25 +827,40 @@ fn entry(header: &Header, size: u64, before: Before) -> Result<Entry> {
         }
     }
     let time = match records.get(b"mtime".as_slice()) {
-        Some(value) => seconds(value).ok_or_else(|| bad("has an mtime that is no number"))?,
-        None => {
-            Timespec { tv_sec: i64::try_from(number(b"mtime", header.mtime())?).unwrap_or(0), tv_nsec: 0 }
-        }
+        Some(value) => seconds(value),
+        None => field(block, 136..148).map(|tv_sec| Timespec { tv_sec, tv_nsec: 0 }),
     };
+    let device = |place| field(block, place).and_then(|number| u32::try_from(number).ok());
     Ok(Entry {
         kind,
-        size: number(b"size", Ok(size))?,
-        mode: header.mode().map_err(|_| bad("has a mode that is no number"))? & 0o7777,
-        owner: (id(b"uid", header.uid())?, id(b"gid", header.gid())?),
-        time,
-        device: (
-            header.device_major().ok().flatten().unwrap_or(0),
-            header.device_minor().ok().flatten().unwrap_or(0),
-        ),
+        size: number(b"size", i64::try_from(size).ok())?,
+        mode: field(block, 100..108)
+            .and_then(|mode| u32::try_from(mode & 0o7777).ok())
+            .ok_or_else(|| bad("has a mode that is no number"))?,
+        owner: (id(b"uid", 108..116)?, id(b"gid", 116..124)?),
+        time: time.ok_or_else(|| bad("has an mtime that is no number"))?,
+        device: (device(329..337).unwrap_or(u32::MAX), device(337..345).unwrap_or(u32::MAX)),
         link,
         xattrs,
         path,
     })
+}
+
+/// A number in a header: octal digits with blanks and zero bytes around them, none for 0; or, as GNU tar has large and negative ones,
+/// two's complement, the first bit of which says so. (The crate's own takes neither none nor negative ones.)
+fn field(block: &[u8; BLOCK], place: Range<usize>) -> Option<i64> {
+    let bytes = block.get(place)?;
+    let (first, rest) = bytes.split_first()?;
+    if first & 0x80 != 0 {
+        // The second bit is the sign.
+        let mut value = i128::from(first & 0x7f) - if first & 0x40 != 0 { 0x80 } else { 0 };
+        for byte in rest {
+            value = value << 8 | i128::from(*byte);
+        }
+        return i64::try_from(value).ok();
+    }
+    let text = std::str::from_utf8(bytes).ok()?.trim_matches(['\0', ' ']);
+    if text.is_empty() { Some(0) } else { i64::from_str_radix(text, 8).ok() }
 }
 
 /// The name of an extended attribute, in which GNU tar and we write two characters otherwise.

@@ -44,10 +44,28 @@ pub struct Written {
 /// [`Error::Unfit`] for what such a tar cannot say: a name that begins with `.wh.`, an extended header of more than 1 MiB, holes of
 /// more than 1 TiB together, something mounted in the tree. [`Error::Act`] for what cannot be read, or written to `to`.
 pub fn write(dir: BorrowedFd<'_>, to: &mut impl Write) -> Result<Written> {
+    write_in_parts(dir, to, u64::MAX, &mut |_| Ok(()))
+}
+
+/// As [`write`], but when `most` bytes are written the archive ends before the next entry, and `cut` is called, behind which another
+/// begins. Read one after the other into one tree ([`super::Tree::add`]), the parts are the same as the whole; a hard link may be to
+/// what an earlier part has.
+///
+/// # Errors
+/// As [`write`], and those of `cut`.
+pub fn write_in_parts<W: Write>(
+    dir: BorrowedFd<'_>,
+    to: &mut W,
+    most: u64,
+    cut: &mut dyn FnMut(&mut W) -> Result<()>,
+) -> Result<Written> {
     let top = openat2(dir, ".", DIRECTORY, Mode::empty(), INSIDE).act("open", "the top of a tree")?;
     let mut writer = Writer {
         to,
         done: Written::default(),
+        part: 0,
+        most,
+        cut,
         holes: 0,
         first: HashMap::new(),
         kept: 0,
@@ -73,10 +91,12 @@ pub fn write(dir: BorrowedFd<'_>, to: &mut impl Write) -> Result<Written> {
             }
         }
     }
-    // The end of an archive is two empty blocks, and what comes behind them is nobody's to ask for.
-    writer.put(&[0; 2 * BLOCK])?;
+    writer.put(&END)?;
     Ok(writer.done)
 }
+
+/// The end of an archive.
+const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -88,6 +108,11 @@ const INSIDE: ResolveFlags =
 struct Writer<'a, W> {
     to: &'a mut W,
     done: Written,
+    /// Bytes of this part.
+    part: u64,
+    /// After how many of them the next part begins.
+    most: u64,
+    cut: &'a mut dyn FnMut(&mut W) -> Result<()>,
     /// Bytes of holes so far.
     holes: u64,
     /// Of files with several names: the first, by device and inode.
@@ -221,6 +246,11 @@ impl<W: Write> Writer<'_, W> {
 
     /// A header, with an extended one before it if need be.
     fn entry(&mut self, mut entry: Entry<'_>) -> Result<()> {
+        if self.part >= self.most {
+            self.put(&END)?;
+            (self.cut)(self.to)?;
+            self.part = 0;
+        }
         let mut plain = Header::new_ustar();
         plain.set_entry_type(entry.kind);
         plain.set_mode(entry.mode & 0o7777);
@@ -308,6 +338,7 @@ impl<W: Write> Writer<'_, W> {
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.done.bytes += bytes.len() as u64;
+        self.part += bytes.len() as u64;
         self.to.write_all(bytes).act("write", "a layer")
     }
 }
