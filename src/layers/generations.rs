@@ -478,8 +478,7 @@ impl<'a> Workshop<'a> {
         free_for(self.storage, name)?;
         fs::set_permissions(image, std::os::unix::fs::PermissionsExt::from_mode(0o644))
             .act("set the mode of", image)?;
-        let (digest, size) =
-            self.examine(&Form { path: image.to_owned(), image: Some(format) }, progress)?;
+        let (digest, size) = self.examine(&Form { path: image.to_owned(), image: Some(format) }, progress)?;
         File::open(image).and_then(|file| file.sync_all()).act("sync", image)?;
         let _lock = runtime::layers(Layers::Change)?;
         let generation = self.record(name, &digest, size, made)?;

@@ -115,17 +115,17 @@ fn an_image_that_was_cut_short_or_changed_is_told() {
         let image = format!("{LOWERDIRS}/{generation}.{format}");
         host.root(&format!("ojail layer pack extra --format {format}; cp -a {image} /root/good")).ok();
         let broken = |how: &str| {
-            host.root(&format!("ojail stop alice; cp -a /root/good {image}; {how} {image}; touch {image}"))
-                .ok();
+            host.root(&format!("ojail stop alice; cp -a /root/good {image}; {how}; touch {image}")).ok();
             host.root("ojail layer verify extra").fails().stdout
         };
-        let said = broken("truncate -s 1000000");
+        let said = broken(&format!("truncate -s 1000000 {image}"));
         assert!(said.contains("is cut short: it has 1000000 of"), "{said}");
         host.ssh("alice", "true").fails();
         host.wait_for_log("is cut short: it has 1000000 of");
-        let said = broken("truncate -s 100");
+        let said = broken(&format!("truncate -s 100 {image}"));
         assert!(said.contains("is cut short: 100 bytes"), "{said}");
-        let said = broken("printf x | dd status=none conv=notrunc bs=1 seek=1500000 of=");
+        let said =
+            broken(&format!("printf changed | dd status=none conv=notrunc bs=1 seek=1500000 of={image}"));
         assert!(said.contains("CHANGED") || said.contains("CANNOT BE READ"), "{said}");
         // Neither becomes a directory.
         let output = host.root("ojail layer unpack extra").fails();
@@ -160,13 +160,13 @@ fn there_must_be_room_before_it_begins() {
     host.root("head -c 22000000 /dev/zero > /srv/overlay/full").ok();
     let free = "df --output=avail /srv/overlay | tail -1";
     let before = host.root(free).text();
-    refused(&host, "ojail layer unpack extra", "of space");
+    refused(&host, "ojail layer unpack extra", "are needed; make room first");
     assert_eq!(host.root(free).text(), before);
     host.root(
         "rm /srv/overlay/full; ojail layer unpack extra; head -c 30000000 /dev/zero > /srv/overlay/full",
     )
     .ok();
-    refused(&host, "ojail layer pack extra", "of space");
+    refused(&host, "ojail layer pack extra", "are needed; make room first");
     // What nobody can know before is told when it comes.
     host.root("truncate -s 20000000 /srv/overlay/full").ok();
     let output = host.root("ojail layer pack extra").run();
