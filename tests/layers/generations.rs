@@ -208,7 +208,7 @@ fn a_profile_may_name_one_generation() {
     host.write("/etc/ojail/ojail.toml", 0o644, &twice);
     host.ssh("carl", "true").fails();
     host.wait_for_log("is named twice");
-    host.write("/etc/ojail/ojail.toml", 0o644, &CONFIG.replace("\"extra\"", "\"extra@0123456789ab\""));
+    host.write("/etc/ojail/ojail.toml", 0o644, &CONFIG.replace("\"extra\", ", "\"extra@0123456789ab\", "));
     host.ssh("carl", "true").fails();
     host.wait_for_log("there is no /srv/overlay/lowerdirs/extra@0123456789ab");
 }
@@ -267,10 +267,10 @@ fn what_cannot_be_is_refused_with_a_sentence() {
     let second = another(&host, "two");
     refused(&host, &format!("ojail layer remove {second}"), "is what the layer is now");
     host.root("ojail layer remove extra").ok();
-    assert_eq!(names(&host), ". d\n.making d\ndebian d");
+    assert_eq!(names(&host), ". d \n.making d \ndebian d");
     // A link that is none of ours.
     host.root(&format!("ln -s /etc {LOWERDIRS}/out")).ok();
-    host.write("/etc/ojail/ojail.toml", 0o644, &CONFIG.replace("\"extra\"", "\"out\""));
+    host.write("/etc/ojail/ojail.toml", 0o644, &CONFIG.replace("\"extra\", ", "\"out\", "));
     host.ssh("alice", "true").fails();
     host.wait_for_log("is a link to /etc");
 }

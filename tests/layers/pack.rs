@@ -153,26 +153,30 @@ fn what_squashfs_cannot_hold_stays_a_directory() {
 #[test]
 fn there_must_be_room_before_it_begins() {
     lab::require_root!();
-    let host = crate::generations::setup().small_disk("64M").start();
-    host.root(&format!("install -d -m 700 {LOWERDIRS}; mkdir -m 755 {LOWERDIRS}/extra; head -c 20000000 /dev/urandom > {LOWERDIRS}/extra/large")).ok();
-    host.root("ojail layer adopt extra").ok();
-    host.root("ojail layer pack extra").ok();
-    host.root("head -c 22000000 /dev/zero > /srv/overlay/full").ok();
-    let free = "df --output=avail /srv/overlay | tail -1";
-    let before = host.root(free).text();
-    refused(&host, "ojail layer unpack extra", "are needed; make room first");
-    assert_eq!(host.root(free).text(), before);
-    host.root(
-        "rm /srv/overlay/full; ojail layer unpack extra; head -c 30000000 /dev/zero > /srv/overlay/full",
-    )
+    let host = crate::generations::setup().small_disk("24M").start();
+    host.root(&format!(
+        "install -d -m 700 {LOWERDIRS}; mkdir -m 755 {LOWERDIRS}/extra; head -c 6000000 /dev/urandom > {LOWERDIRS}/extra/large"
+    ))
     .ok();
+    host.root("ojail layer adopt extra && ojail layer pack extra").ok();
+    let free = || host.root("df -k --output=avail /srv/overlay | tail -1").text();
+    // All but so many KiB.
+    let fill = |left: u32| {
+        host.root(&format!(
+            "rm -f /srv/overlay/full; a=$(df -k --output=avail /srv/overlay | tail -1); head -c $(((a - {left}) * 1024)) /dev/zero > /srv/overlay/full"
+        ))
+        .ok();
+    };
+    fill(5000);
+    let before = free();
+    refused(&host, "ojail layer unpack extra", "are needed; make room first");
+    assert_eq!(free(), before);
+    host.root("rm /srv/overlay/full; ojail layer unpack extra").ok();
+    fill(2000);
     refused(&host, "ojail layer pack extra", "are needed; make room first");
     // What nobody can know before is told when it comes.
-    host.root("truncate -s 20000000 /srv/overlay/full").ok();
-    let output = host.root("ojail layer pack extra").run();
-    if !output.status.success() {
-        assert_eq!(output.stderr.lines().count(), 1, "{output}");
-    }
+    fill(4000);
+    refused(&host, "ojail layer pack extra", "layer \"extra@");
     host.root("ojail layer verify").ok();
 }
 
