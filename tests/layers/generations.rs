@@ -1,12 +1,8 @@
 //! Generations: made, taken by the next raise, gone back to, refused and removed.
 
 use std::fs;
-use std::path::Path;
 
-use indicatif::ProgressBar;
 use lab::{Host, Running, Setup, User};
-use ojail::config::{self, LayerName};
-use ojail::layers::generations::{How, Made, Workshop};
 use serde_json::Value;
 
 use crate::common::points::Act;
@@ -45,25 +41,27 @@ pub(crate) fn adopted() -> Host {
     host
 }
 
-/// Makes another generation of `extra`, as whatever makes layers does in the end. Returns what the link names now.
+/// Makes another generation of `extra`: by hand where the link was, and adopted. Returns what the link names now.
 pub(crate) fn another(host: &Host, text: &str) -> String {
     make(host, text, &[]);
     target(host)
 }
 
+/// The same, with a record that says by which command and on what.
 fn make(host: &Host, text: &str, from: &[&str]) {
-    let from = from.iter().map(|name| LayerName::parse(name).unwrap()).collect();
-    let text = text.to_owned();
-    host.inside(move || {
-        let config = config::load(Path::new("/etc/ojail/ojail.toml")).unwrap();
-        let workshop = Workshop::open(&config.storage).unwrap();
-        let tree = workshop.place("tree");
-        fs::create_dir_all(tree.join("etc")).unwrap();
-        fs::write(tree.join("etc/extra"), text + "\n").unwrap();
-        let made = Made { how: How::Build, command: vec!["a".into(), "test".into()], from };
-        let name = LayerName::parse("extra").unwrap();
-        workshop.finish(&name, &tree, made, &ProgressBar::hidden()).unwrap();
-    });
+    let script = format!(
+        "set -e; cd {LOWERDIRS}; rm -f extra; mkdir -m 755 extra extra/etc; echo {text} > extra/etc/extra; \
+         touch -d @1000000000 extra extra/etc extra/etc/extra; ojail layer adopt extra"
+    );
+    host.root(&script).ok();
+    let path = host.path(LOWERDIRS).join(format!("{}.json", target(host)));
+    let mut record: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    if !from.is_empty() {
+        record["how"] = "build".into();
+        record["command"] = serde_json::json!(["a", "test"]);
+        record["from"] = serde_json::json!(from);
+        fs::write(&path, record.to_string()).unwrap();
+    }
 }
 
 /// What the link of `extra` names.
@@ -175,8 +173,14 @@ fn a_layer_goes_back_and_forth_between_its_generations() {
     refused(&host, "ojail layer rollback extra --to 0123456789ab", "there is no such generation");
     refused(&host, "ojail layer rollback extra --to ../../x", "12 hexadecimal digits");
     refused(&host, &format!("ojail layer rollback {}", generations[0]), "name the layer alone");
-    // The same content again is the same generation again.
-    assert_eq!(another(&host, "two"), generations[1]);
+    // The same content again would be the same generation again.
+    host.root(&format!(
+        "set -e; cd {LOWERDIRS}; mv extra link; mkdir extra; cp -a {}/. extra",
+        generations[1]
+    ))
+    .ok();
+    refused(&host, "ojail layer adopt extra", "has the same content already");
+    host.root(&format!("cd {LOWERDIRS}; rm -r extra; mv link extra")).ok();
     assert_eq!(listed(&host, "extra").len(), 3);
 }
 
@@ -204,7 +208,7 @@ fn a_profile_may_name_one_generation() {
     host.write("/etc/ojail/ojail.toml", 0o644, &twice);
     host.ssh("carl", "true").fails();
     host.wait_for_log("is named twice");
-    host.write("/etc/ojail/ojail.toml", 0o644, &CONFIG.replace("\"extra\"", "\"extra@0123456789ab\""));
+    host.write("/etc/ojail/ojail.toml", 0o644, &CONFIG.replace("\"extra\", ", "\"extra@0123456789ab\", "));
     host.ssh("carl", "true").fails();
     host.wait_for_log("there is no /srv/overlay/lowerdirs/extra@0123456789ab");
 }
@@ -263,10 +267,10 @@ fn what_cannot_be_is_refused_with_a_sentence() {
     let second = another(&host, "two");
     refused(&host, &format!("ojail layer remove {second}"), "is what the layer is now");
     host.root("ojail layer remove extra").ok();
-    assert_eq!(names(&host), ". d\n.making d\ndebian d");
+    assert_eq!(names(&host), ". d \n.making d \ndebian d");
     // A link that is none of ours.
     host.root(&format!("ln -s /etc {LOWERDIRS}/out")).ok();
-    host.write("/etc/ojail/ojail.toml", 0o644, &CONFIG.replace("\"extra\"", "\"out\""));
+    host.write("/etc/ojail/ojail.toml", 0o644, &CONFIG.replace("\"extra\", ", "\"out\", "));
     host.ssh("alice", "true").fails();
     host.wait_for_log("is a link to /etc");
 }

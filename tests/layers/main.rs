@@ -8,9 +8,11 @@ mod common;
 
 mod build;
 mod derive;
+mod fstab;
 mod generations;
 mod pack;
 mod promote;
+mod usage;
 
 use std::time::{Duration, Instant};
 

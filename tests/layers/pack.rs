@@ -115,17 +115,17 @@ fn an_image_that_was_cut_short_or_changed_is_told() {
         let image = format!("{LOWERDIRS}/{generation}.{format}");
         host.root(&format!("ojail layer pack extra --format {format}; cp -a {image} /root/good")).ok();
         let broken = |how: &str| {
-            host.root(&format!("ojail stop alice; cp -a /root/good {image}; {how} {image}; touch {image}"))
-                .ok();
+            host.root(&format!("ojail stop alice; cp -a /root/good {image}; {how}; touch {image}")).ok();
             host.root("ojail layer verify extra").fails().stdout
         };
-        let said = broken("truncate -s 1000000");
+        let said = broken(&format!("truncate -s 1000000 {image}"));
         assert!(said.contains("is cut short: it has 1000000 of"), "{said}");
         host.ssh("alice", "true").fails();
         host.wait_for_log("is cut short: it has 1000000 of");
-        let said = broken("truncate -s 100");
+        let said = broken(&format!("truncate -s 100 {image}"));
         assert!(said.contains("is cut short: 100 bytes"), "{said}");
-        let said = broken("printf x | dd status=none conv=notrunc bs=1 seek=1500000 of=");
+        let said =
+            broken(&format!("printf changed | dd status=none conv=notrunc bs=1 seek=1500000 of={image}"));
         assert!(said.contains("CHANGED") || said.contains("CANNOT BE READ"), "{said}");
         // Neither becomes a directory.
         let output = host.root("ojail layer unpack extra").fails();
@@ -153,26 +153,30 @@ fn what_squashfs_cannot_hold_stays_a_directory() {
 #[test]
 fn there_must_be_room_before_it_begins() {
     lab::require_root!();
-    let host = crate::generations::setup().small_disk("64M").start();
-    host.root(&format!("install -d -m 700 {LOWERDIRS}; mkdir -m 755 {LOWERDIRS}/extra; head -c 20000000 /dev/urandom > {LOWERDIRS}/extra/large")).ok();
-    host.root("ojail layer adopt extra").ok();
-    host.root("ojail layer pack extra").ok();
-    host.root("head -c 22000000 /dev/zero > /srv/overlay/full").ok();
-    let free = "df --output=avail /srv/overlay | tail -1";
-    let before = host.root(free).text();
-    refused(&host, "ojail layer unpack extra", "of space");
-    assert_eq!(host.root(free).text(), before);
-    host.root(
-        "rm /srv/overlay/full; ojail layer unpack extra; head -c 30000000 /dev/zero > /srv/overlay/full",
-    )
+    let host = crate::generations::setup().small_disk("24M").start();
+    host.root(&format!(
+        "install -d -m 700 {LOWERDIRS}; mkdir -m 755 {LOWERDIRS}/extra; head -c 6000000 /dev/urandom > {LOWERDIRS}/extra/large"
+    ))
     .ok();
-    refused(&host, "ojail layer pack extra", "of space");
+    host.root("ojail layer adopt extra && ojail layer pack extra").ok();
+    let free = || host.root("df -k --output=avail /srv/overlay | tail -1").text();
+    // All but so many KiB.
+    let fill = |left: u32| {
+        host.root(&format!(
+            "rm -f /srv/overlay/full; a=$(df -k --output=avail /srv/overlay | tail -1); head -c $(((a - {left}) * 1024)) /dev/zero > /srv/overlay/full"
+        ))
+        .ok();
+    };
+    fill(5000);
+    let before = free();
+    refused(&host, "ojail layer unpack extra", "are needed; make room first");
+    assert_eq!(free(), before);
+    host.root("rm /srv/overlay/full; ojail layer unpack extra").ok();
+    fill(2000);
+    refused(&host, "ojail layer pack extra", "are needed; make room first");
     // What nobody can know before is told when it comes.
-    host.root("truncate -s 20000000 /srv/overlay/full").ok();
-    let output = host.root("ojail layer pack extra").run();
-    if !output.status.success() {
-        assert_eq!(output.stderr.lines().count(), 1, "{output}");
-    }
+    fill(4000);
+    refused(&host, "ojail layer pack extra", "layer \"extra@");
     host.root("ojail layer verify").ok();
 }
 
