@@ -9,7 +9,8 @@ use lab::{Host, Running, User};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::common::{SOON, calls, config, until};
+use crate::common::points::Point;
+use crate::common::{SOON, config, until};
 use crate::user::CHANGES;
 use crate::{assert_same, whole};
 
@@ -408,16 +409,15 @@ fn a_kill_at_any_change_of_a_pull_leaves_the_old_or_the_new_layer() {
     let lies = lying(&host);
     assert_ne!(old, new);
     begin();
-    let points: Vec<_> = calls(&host, pull)
+    let points: Vec<_> = Point::all(&host, pull)
         .into_iter()
-        .filter(|(call, _)| CHANGES.contains(&&**call) && !["openat", "openat2", "write"].contains(&&**call))
+        .filter(|point| CHANGES.contains(&&*point.call) && point.call != "write")
         .collect();
     let (mut before, mut behind) = (0, 0);
-    for (call, number) in &points {
+    for point in &points {
         begin();
-        host.root(&format!("strace -qq -o /dev/null -e 'inject={call}:signal=KILL:when={number}' {pull}"))
-            .run();
-        let at = format!("a kill at {call} number {number}");
+        point.kill(&host, pull);
+        let at = format!("a kill at {point}");
         let now = generation(&host, "l").unwrap_or_default();
         assert!(now == old || now == new, "{at}: {now}");
         if now == old {

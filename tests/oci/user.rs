@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use lab::{Host, User};
 use tar::EntryType;
 
-use crate::common::{calls, config, digest, host};
+use crate::common::points::Point;
+use crate::common::{config, digest, host};
 use crate::{assert_same, whole};
 
 const ALICE: &str = "/srv/overlay/upperdirs/alice";
@@ -385,17 +386,14 @@ fn a_kill_at_any_change_leaves_the_old_or_the_new() {
     for command in ["ojail import alice /one.tar --force", "ojail export alice /two.tar"] {
         begin();
         host.root("rm -f /two.tar").ok();
-        let calls: Vec<_> =
-            calls(&host, command).into_iter().filter(|(call, _)| CHANGES.contains(&&**call)).collect();
+        let points: Vec<_> =
+            Point::all(&host, command).into_iter().filter(|point| CHANGES.contains(&&*point.call)).collect();
         let (mut before, mut behind) = (0, 0);
-        for (call, number) in &calls {
+        for point in &points {
             begin();
             host.root("rm -f /two.tar").ok();
-            host.root(&format!(
-                "strace -qq -o /dev/null -e 'inject={call}:signal=KILL:when={number}' {command}"
-            ))
-            .run();
-            let at = format!("{command}: a kill at {call} number {number}");
+            point.kill(&host, command);
+            let at = format!("{command}: a kill at {point}");
             if command.contains("export") {
                 // Whole, or not there; and nothing beside it.
                 let there = host.root("cd /; ls -A | grep -v '^one.tar$' | grep tar; [ ! -e two.tar ] || tar -tf two.tar | tail -1").run();
@@ -431,7 +429,7 @@ fn a_kill_at_any_change_leaves_the_old_or_the_new() {
             host.root("ojail import alice /one.tar --force").ok();
             assert_eq!(digest(&host, ALICE), new, "{at}, and once more");
         }
-        eprintln!("{command}: {} points, {before} before the step and {behind} behind it", calls.len());
+        eprintln!("{command}: {} points, {before} before the step and {behind} behind it", points.len());
         assert!(before > 20 && behind > 1, "{command}: {before} before, {behind} behind");
     }
 }
