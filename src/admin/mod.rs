@@ -248,7 +248,7 @@ enum Verb {
         "ssh other.example ojail export alice - | ojail import alice - --force",
     ]))]
     Import(import::Import),
-    /// Show what jails would take one by one, what they take with shared layers, and what packed
+    /// Show what jails take: as if one by one, with shared layers, and with packed ones
     ///
     /// Of all users who have changes on disk. Files are counted once, as du(1) does, and nothing is estimated: a layer that is not packed
     /// has no packed size.

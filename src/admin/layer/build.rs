@@ -19,8 +19,9 @@ use crate::layers::clean;
 use crate::layers::generations::{self, How, Made, Workshop};
 use crate::{copy, store, walk};
 
-/// What an SSH jail needs besides Debian's essential packages: sftp and scp, `sudo` where the profile has `root = true`, `ps`.
-const NEEDED: [&str; 3] = ["openssh-sftp-server", "sudo", "procps"];
+/// What an SSH jail needs besides Debian's essential packages: sftp and scp, `sudo` where the profile has `root = true`, `ps`; and
+/// `apt`, which a mirror's priorities need not bring.
+const NEEDED: [&str; 4] = ["apt", "openssh-sftp-server", "sudo", "procps"];
 
 /// Where Debian is, for `debootstrap`; `mmdebstrap` knows by itself, with the archives of updates.
 const MIRROR: &str = "http://deb.debian.org/debian";
@@ -307,7 +308,7 @@ mod tests {
             recipe(Some("trixie"), &["nginx-light", "g++", "sudo"], Some("http://a/debian")).unwrap();
         let name = LayerName::parse("x").unwrap();
         let words = Tool::Mmdebstrap.command(&name, &recipe1, Path::new("/t")).unwrap().join(" ");
-        assert!(words.contains("--include=openssh-sftp-server,sudo,procps,nginx-light,g++ "), "{words}");
+        assert!(words.contains("--include=apt,openssh-sftp-server,sudo,procps,nginx-light,g++ "), "{words}");
         assert!(words.ends_with("trixie /t http://a/debian"), "{words}");
         for suite in ["", "-x", "a b", "../x", "a\n"] {
             assert!(recipe(Some(suite), &[], None).is_err(), "{suite:?}");

@@ -31,7 +31,7 @@ use crate::walk;
 pub(in super::super) struct Import {
     /// What to call the layer
     name: String,
-    /// oci:DIR, oci-archive:FILE, docker-archive:FILE, each also with :TAG, or REGISTRY/REPO:TAG
+    /// Of what image: oci:DIR, oci-archive:FILE, docker-archive:FILE, each also with :TAG, or REGISTRY/REPO:TAG
     #[arg(value_parser = Place::image)]
     image: Place,
     /// Make a layer of each layer of the image: NAME-1 is the lowest
