@@ -72,8 +72,8 @@ fn options(command: &Command) -> io::Result<String> {
     Man::new(command).render_options_section(&mut bytes)?;
     let text = String::from_utf8(bytes).map_err(io::Error::other)?;
     let options = text.split_once(".SH OPTIONS\n").map(|(_, options)| options).unwrap_or_default();
-    // A string that it defines where the section begins.
-    Ok(options.replace("\\*(Aq", "\\(aq"))
+    // A string that it defines where the section begins; and a break before and behind an empty line, which breaks by itself.
+    Ok(options.replace("\\*(Aq", "\\(aq").replace("\n.br\n\n.br\n", "\n.sp\n"))
 }
 
 /// `ojail reset [--force] [--keep PATH]… [USER]`, in roff.
