@@ -24,7 +24,7 @@ pub(in crate::admin) struct Pack {
     /// What the image is
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "erofs")]
     format: Kind,
-    /// Not the best that the installed tool and this kernel both have, but this one (`zstd`, `lz4hc`, `xz`, `none` …)
+    /// Not the best that the installed tool and this kernel both have, but this one (such as `zstd`, `lz4hc`, `xz` or `none`)
     #[arg(long, value_name = "NAME")]
     compression: Option<String>,
 }
