@@ -443,6 +443,8 @@ rm odd; mkdir odd; echo in > odd/in
 echo more >> capable; mv closed/in/file closed/moved; chmod 700 closed
 ln capable hard; ln -s zz soft; rm far; echo far > far
 rm -r opaque; mkdir -p deep/er; echo x > deep/er/x
+# Whole seconds: umoci rounds times.
+find . -newermt @1200000000 -exec touch -h -d @1300000000 {} +
 "#;
 
 #[test]
@@ -469,11 +471,11 @@ fn umoci_sees_what_the_user_sees_and_the_other_way_round() {
     .ok();
     assert_same(&timeless(&whole(&host, "/bundle/rootfs")), &timeless(&seen));
     // And what umoci finds changed.
-    host.root("umoci new --image image:two; umoci raw add-layer --image image:two base.tar; umoci unpack --image image:two other").ok();
+    host.root("cd /; umoci new --image image:two; umoci raw add-layer --image image:two base.tar; umoci unpack --image image:two other").ok();
     host.root(CHANGE).arg("/other/rootfs").ok();
     let seen = whole(&host, "/other/rootfs");
     host.root(
-        "set -e; umoci repack --image image:two other; skopeo inspect oci:image:two --format '{{range .Layers}}{{println .}}{{end}}' > /layers; \
+        "set -e; cd /; umoci repack --image image:two other; skopeo inspect oci:image:two --format '{{range .Layers}}{{println .}}{{end}}' > /layers; \
          blob=$(grep . /layers | tail -1 | cut -d: -f2); ojail import alice /image/blobs/sha256/$blob --force",
     )
     .ok();

@@ -28,13 +28,13 @@ struct Verdicts {
 
 pub(super) fn run(name: Option<&LayerName>, json: bool) -> Result<ExitCode> {
     let config = configuration()?;
+    // Images are mounted in there. It clears what a kill left, before that is looked at.
+    let workshop = Workshop::open(&config.storage)?;
     let wanted = match name {
         Some(name) => generations::of(&config.storage, name)?,
         None => generations::all(&config.storage)?,
     };
     let bar = reading();
-    // Images are mounted in there.
-    let workshop = Workshop::open(&config.storage)?;
     let layers: Vec<Verdict> =
         wanted.iter().flat_map(|generation| verdicts(&workshop, generation, &bar)).collect();
     bar.finish_and_clear();
