@@ -7,6 +7,8 @@
 //! * `record.json`: when and why it came here ([`Record`]);
 //! * `next.json`: what `record.json` is about to say, written before the step in which `upper` changes.
 //!
+//! The bases of an upper go with it ([`crate::bases`]), in the record.
+//!
 //! That step is one rename, of the user's upper with the entry's if there is one. The record names the upper that it is about
 //! by inode number, so after a kill at any moment one look tells on which side of the step it was ([`Shelf::settle`]).
 
@@ -24,6 +26,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use crate::account::Username;
+use crate::bases::{self, Base};
 use crate::config::Storage;
 use crate::error::{Act, Error, Result};
 use crate::ids::Owner;
@@ -40,6 +43,8 @@ pub enum Why {
     Undo,
     /// A snapshot or a backup was restored in its place, or a layer imported.
     Restore,
+    /// `ojail rebase` put what is the user's own on newer layers.
+    Rebase,
     /// The user was forgotten.
     Forget,
     /// It is a copy, made by `ojail snapshot`, and stays until it is removed by name.
@@ -64,6 +69,9 @@ pub struct Record {
     /// Of who was forgotten: whose it is, and the range of ids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Owner>,
+    /// The layers that the upper was on; of a copy, what it is a copy of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bases: Vec<Base>,
     /// The inode number of the upper that this is about.
     upper: Option<u64>,
 }
@@ -73,7 +81,16 @@ impl Record {
     #[must_use]
     pub fn of(why: Why, profile: Option<String>) -> Self {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Self { why, at, profile, keep: Vec::new(), only: Vec::new(), owner: None, upper: None }
+        Self {
+            why,
+            at,
+            profile,
+            keep: Vec::new(),
+            only: Vec::new(),
+            owner: None,
+            bases: Vec::new(),
+            upper: None,
+        }
     }
 }
 
@@ -235,7 +252,7 @@ impl<'a> Shelf<'a> {
     pub fn put_back(&self, entry: &Entry, record: Record) -> Result<Option<Entry>> {
         self.ready()?;
         let stamp = stamp()?;
-        let Some(record) = self.step(&entry.dir, record)? else { return Ok(None) };
+        let Some(record) = self.step(&entry.dir, record, &entry.record.bases)? else { return Ok(None) };
         // Under the name of its own time. If a kill comes first, it only keeps the old one.
         for number in 1.. {
             let name = numbered(&stamp, number);
@@ -255,8 +272,8 @@ impl<'a> Shelf<'a> {
     }
 
     /// The step: the user's upper and the entry's change places. `None`: there was no upper of the user's, so nothing is left
-    /// of the entry.
-    fn step(&self, dir: &Path, mut record: Record) -> Result<Option<Record>> {
+    /// of the entry. `bases` are those of the upper that the user has then.
+    fn step(&self, dir: &Path, mut record: Record, bases: &[Base]) -> Result<Option<Record>> {
         let (upper, other) = (self.storage.upperdirs.join(&self.user), dir.join(UPPER_NAME));
         let inode = |path: &Path| match fs::symlink_metadata(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -264,6 +281,7 @@ impl<'a> Shelf<'a> {
         };
         let (old, new) = (inode(&upper)?, inode(&other)?);
         record.upper = old;
+        record.bases = bases::of(&self.user)?;
         let next = dir.join(NEXT);
         write(&next, &record)?;
         sync(dir)?;
@@ -286,7 +304,8 @@ impl<'a> Shelf<'a> {
             }
             return Err(e).act("sync", &self.storage.upperdirs);
         }
-        // What fails from here on is done by the next act on this shelf.
+        // What fails from here on is done by the next act on this shelf; but for this, which is a note.
+        let _ = bases::put(&self.user, bases);
         Ok(match self.settled(dir) {
             Ok(settled) => settled,
             Err(_) => old.map(|_| record),
@@ -343,13 +362,14 @@ impl Draft<'_> {
         self.dir.join(UPPER_NAME)
     }
 
-    /// Makes the step: the user has the new upper, and the old one is on the shelf. `None`: there was no old one.
+    /// Makes the step: the user has the new upper, which was made on these bases, and the old one is on the shelf. `None`: there was
+    /// no old one.
     ///
     /// # Errors
     /// [`Error::Act`]; then nothing has changed.
-    pub fn commit(mut self, record: Record) -> Result<Option<Entry>> {
+    pub fn commit(mut self, record: Record, bases: &[Base]) -> Result<Option<Entry>> {
         self.sync()?;
-        let record = self.shelf.step(&self.dir, record)?;
+        let record = self.shelf.step(&self.dir, record, bases)?;
         self.done = true;
         Ok(record.map(|record| Entry { name: self.name.clone(), dir: self.dir.clone(), record }))
     }
@@ -362,6 +382,7 @@ impl Draft<'_> {
         self.sync()?;
         let upper = self.upper();
         record.upper = Some(fs::symlink_metadata(&upper).act("examine", &upper)?.ino());
+        record.bases = bases::of(&self.shelf.user)?;
         let next = self.dir.join(NEXT);
         let kept = write(&next, &record).and_then(|()| sync(&self.dir)).and_then(|()| sync(&self.shelf.dir));
         if let Err(e) = kept {

@@ -547,7 +547,7 @@ fn metadata(old: (u32, (u32, u32)), new: (u32, (u32, u32))) -> (Pair<u32>, Pair<
 }
 
 /// In what they differ, and whether the new one is an opaque directory; `None` if it has vanished.
-fn compare(
+pub(crate) fn compare(
     old: &Found<'_>,
     dir: BorrowedFd<'_>,
     name: &CStr,

@@ -267,6 +267,15 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// A user's changes could not be brought to newer layers.
+    #[error("{user} stays as they are: {why}")]
+    Rebase {
+        /// Whose.
+        user: String,
+        /// The reason, and the mend if there is one.
+        why: String,
+    },
+
     /// No such snapshot.
     #[error("{user} has no snapshot \"{name}\"; `ojail snapshot list {user}` shows what there is")]
     NoSnapshot {

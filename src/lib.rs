@@ -3,7 +3,7 @@
 //! Rooms, from pure to kernel; each knows only those above it:
 //!
 //! * [`config`], [`account`], [`policy`], [`seccomp`]: what should be. Values in, values out.
-//! * [`ids`], [`store`], `aside`, `archive`, `manifest`, [`walk`], [`copy`], [`layers`], [`lower`], `changes`, `oci`, [`quota`], [`cgroup`], [`freezer`], [`runtime`]: what is on disk, in
+//! * [`ids`], [`store`], [`bases`], `aside`, `archive`, `manifest`, `packages`, [`walk`], [`copy`], [`layers`], [`lower`], `changes`, `conflicts`, `oci`, [`quota`], [`cgroup`], [`freezer`], [`runtime`]: what is on disk, in
 //!   control groups and in `/run`.
 //! * [`jail`]: the story of a login: plan, raise, join, confine; and the life of a jail.
 //! * `admin`: one file per verb of the `ojail` command (feature `cli`).
@@ -20,10 +20,13 @@ pub mod admin;
 pub mod archive;
 #[cfg(feature = "cli")]
 pub mod aside;
+pub mod bases;
 pub mod cgroup;
 #[cfg(feature = "cli")]
 pub mod changes;
 pub mod config;
+#[cfg(feature = "cli")]
+pub mod conflicts;
 pub mod copy;
 pub mod error;
 pub mod freezer;
@@ -36,6 +39,8 @@ pub mod lower;
 pub mod manifest;
 #[cfg(feature = "cli")]
 pub mod oci;
+#[cfg(feature = "cli")]
+pub mod packages;
 #[cfg(feature = "cli")]
 #[allow(unsafe_code)]
 mod pam;

@@ -15,9 +15,12 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::account::Username;
+use crate::bases::Base;
 use crate::config::LayerName;
 use crate::error::{Act, Error, Result};
 use crate::ids::Owner;
@@ -83,6 +86,9 @@ pub struct User {
     pub layers: Vec<String>,
     /// What `/var/lib/ojail` had of them: to whom the upper belongs, and a range of the pool.
     pub owner: Option<Owner>,
+    /// The layers that the upper was on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bases: Vec<Base>,
     /// When the upper was packed, in seconds since 1970.
     pub at: u64,
     /// The upper.
@@ -181,17 +187,36 @@ impl Manifest {
     /// [`Error::Act`]; then the old one is there.
     pub fn save(&self, dir: &Path) -> Result<()> {
         let text = self.text()?;
-        let temporary = dir.join(".new");
+        let (temporary, place) = (dir.join(".new"), dir.join(NAME));
         let write = || -> std::io::Result<()> {
+            // Opened before: behind the rename nothing may fail that can fail here.
+            let above = File::open(dir)?;
             let mut file =
                 File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
             file.write_all(&text)?;
             // What it names is on the disk before it is.
             rustix::fs::syncfs(&file)?;
-            std::fs::rename(&temporary, dir.join(NAME))?;
-            File::open(dir)?.sync_all()
+            let how = if place.exists() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
+            match renameat_with(CWD, &temporary, CWD, &place, how) {
+                // Not every file system can (NFS): there a failure to sync is told of a manifest that is in place.
+                Err(Errno::INVAL) => {
+                    std::fs::rename(&temporary, &place)?;
+                    return above.sync_all();
+                }
+                renamed => renamed?,
+            }
+            if let Err(e) = above.sync_all() {
+                // Not known to be on the disk: what is reported as failed has not happened.
+                let _ = renameat_with(CWD, &place, CWD, &temporary, how);
+                return Err(e);
+            }
+            if how == RenameFlags::EXCHANGE {
+                // The old one. If it stays, the next backup writes over it.
+                let _ = std::fs::remove_file(&temporary);
+            }
+            Ok(())
         };
-        write().act("write", dir.join(NAME).as_path())
+        write().act("write", place.as_path())
     }
 }
 

@@ -26,7 +26,7 @@ use crate::layers::{self, Layer};
 use crate::log::{Level, Log};
 use crate::manifest::{self, Manifest, Part};
 use crate::runtime::{Corner, private_dir};
-use crate::{ids, paths, store, walk};
+use crate::{bases, ids, paths, store, walk};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Backup {
@@ -437,6 +437,7 @@ fn pack_upper(
         profile: profile.map(|profile| profile.name.clone()),
         layers: profile.map(|p| p.layers.iter().map(ToString::to_string).collect()).unwrap_or_default(),
         owner: ids::Registry::default().owner(user)?,
+        bases: bases::of(user)?,
         at,
         part: Part { file: String::new(), sha256: String::new(), size: 0 },
         bytes: size.bytes,

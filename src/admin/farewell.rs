@@ -35,6 +35,9 @@ pub(super) const COPY: &str = "ojail: your jail is being ended by the administra
 pub(super) const RESTORE: &str =
     "ojail: your jail is being restored to what it was by the administrator; what you had open is ended.";
 
+/// Of `ojail rebase --force`.
+pub(super) const REBASE: &str = "ojail: your jail is being brought to newer layers by the administrator; what you had open is ended, and you can log in again when it is done.";
+
 /// Of `ojail forget --force`.
 pub(super) const FORGET: &str =
     "ojail: your jail is being removed by the administrator; what you had open is ended.";

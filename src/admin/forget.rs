@@ -16,7 +16,7 @@ use crate::error::{Act, Error, Result};
 use crate::ids::Registry;
 use crate::log::{Level, Log};
 use crate::runtime::Corner;
-use crate::{store, walk};
+use crate::{bases, store, walk};
 
 pub(super) fn run(user: &str, force: bool, snapshots: bool) -> Result<ExitCode> {
     let user = username(user)?;
@@ -45,7 +45,7 @@ pub(super) fn run(user: &str, force: bool, snapshots: bool) -> Result<ExitCode> 
         let mut record =
             Record::of(Why::Forget, jailed(&config, user.as_str()).ok().map(|(_, p)| p.name.clone()));
         record.owner = owner;
-        if let Some(entry) = shelf.draft()?.commit(record)? {
+        if let Some(entry) = shelf.draft()?.commit(record, &[])? {
             done(format_args!(
                 "The changes of {user} are set aside in {}; `ojail undo {user}` puts them back.",
                 entry.upper().display()
@@ -82,6 +82,7 @@ pub(super) fn run(user: &str, force: bool, snapshots: bool) -> Result<ExitCode> 
     } else {
         Log::open("ojail").event(Level::Info, "forget", &[("user", &user)]);
     }
+    bases::put(&user, &[])?;
     // The lock last: it is in there.
     corner.remove()?;
     drop(lock);

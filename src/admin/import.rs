@@ -63,7 +63,7 @@ fn put(config: &Config, user: &Username, import: &Import) -> Result<()> {
         return Err(Error::HasChanges { user: user.to_string() });
     }
     let mut taken = (Taken::default(), String::new());
-    let replaced = replace(config, user, import.force, |draft| {
+    let replaced = replace(config, user, import.force, &[], |draft| {
         let upper = draft.upper();
         store::fresh(&upper)?;
         taken = unpack(from, name, &upper)?;

@@ -4,6 +4,7 @@
 mod backup;
 mod check;
 mod complete;
+mod conflicts;
 mod diff;
 mod enter;
 mod export;
@@ -15,6 +16,7 @@ mod layer;
 mod list;
 mod mount;
 mod prove;
+mod rebase;
 mod reset;
 mod restore;
 mod run;
@@ -124,6 +126,25 @@ enum Verb {
     /// changes or not.
     #[command(after_long_help = examples(&["ojail diff alice", "ojail diff alice /etc --content"]))]
     Diff(diff::Diff),
+    /// Show what of a user's is in the way of newer layers: packages, and files that both have changed
+    ///
+    /// After a layer has a new generation. A file is judged by the layers that the user was on when it was last changed, if these are
+    /// still there. Packages that the user installed on top of the old layers are named, and what dpkg in the jail does not know of
+    /// the new ones. Nothing is changed. Exit status: 0 when it is told, conflicts or not.
+    #[command(after_long_help = examples(&["ojail conflicts alice", "ojail conflicts alice --json | jq '.files[].path'"]))]
+    Conflicts(conflicts::Conflicts),
+    /// Bring a user's changes to newer layers: own files come along, packages are installed again
+    ///
+    /// For who has installed packages on layers that have newer generations since. A copy of the changes loses what dpkg and apt put
+    /// there, and apt-get installs the user's packages again, in a temporary jail; if all went well, the copy takes the place of the
+    /// changes in one step, and `ojail undo` brings these back. Edited files of configuration stay. What apt-get says is in
+    /// /var/log/ojail/rebase-USER-TIME.log. Nobody can log in to the jail meanwhile.
+    #[command(after_long_help = examples(&[
+        "ojail rebase alice --dry-run",
+        "ojail rebase alice",
+        "ojail rebase alice --force --without gone-package",
+    ]))]
+    Rebase(rebase::Rebase),
     /// Open a session in a user's jail, on a terminal of its own
     #[command(after_long_help = examples(&["ojail enter alice", "ojail enter alice -- ps aux"]))]
     Enter {
@@ -336,6 +357,8 @@ pub fn main() -> ExitCode {
         Verb::Top { every } => as_root().and_then(|()| top::run(every)),
         Verb::Status { user, json } => as_root().and_then(|()| status::run(&user, json)),
         Verb::Diff(diff) => as_root().and_then(|()| diff::run(&diff)),
+        Verb::Conflicts(conflicts) => as_root().and_then(|()| conflicts::run(&conflicts)),
+        Verb::Rebase(rebase) => as_root().and_then(|()| rebase::run(&rebase)),
         Verb::Enter { user, command } => as_root().and_then(|()| enter::run(&user, &command)),
         Verb::Run(run) => as_root().and_then(|()| run::run(&run)),
         Verb::Mount { user, read_only } => as_root().and_then(|()| mount::mount(&user, read_only)),

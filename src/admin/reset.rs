@@ -24,7 +24,7 @@ use crate::jail::end::{self, Ended};
 use crate::log::{Level, Log};
 use crate::lower::Lower;
 use crate::runtime::Corner;
-use crate::{layers, spare, store, walk};
+use crate::{bases, layers, spare, store, walk};
 
 /// What a reset deletes of older ones' uppers before it returns. The rest is `ojail tidy`'s.
 const TIDY: Duration = Duration::from_secs(1);
@@ -134,7 +134,9 @@ fn clear(config: &Config, user: &Username, force: bool, paths: Paths) -> Result<
     }
     let mut record = Record::of(Why::Reset, profile_of(config, user));
     (record.keep, record.only) = (paths.keep, paths.only);
-    cleared.aside = draft.commit(record)?;
+    // What is spared was made on what all of it was.
+    let bases = if record.keep.is_empty() && record.only.is_empty() { Vec::new() } else { bases::of(user)? };
+    cleared.aside = draft.commit(record, &bases)?;
     if let Some(entry) = &cleared.aside {
         let aside = entry.upper();
         Log::open("ojail").event(Level::Info, "reset", &[("user", user), ("aside", &aside.display())]);
@@ -289,6 +291,7 @@ fn list(shelf: &Shelf<'_>, user: &Username, json: bool) -> Result<ExitCode> {
                 Why::Reset => "reset",
                 Why::Undo => "undo",
                 Why::Restore => "restore",
+                Why::Rebase => "rebase",
                 Why::Forget => "forget",
                 Why::Snapshot => "snapshot",
             };

@@ -393,7 +393,7 @@ fn put_user(
     let _lock = corner.lock()?;
     // A kill of an earlier one may have left a step half told.
     Shelf::of(&config.storage, user).settle()?;
-    let replaced = replace(config, user, force, |draft| {
+    let replaced = replace(config, user, force, &packed.bases, |draft| {
         let upper = draft.upper();
         store::fresh(&upper)?;
         let path = packed.part.path(dir);

@@ -22,6 +22,7 @@ use super::still::{Choice, Still};
 use super::{configuration, examples, farewell, profile_of, say, stop, username};
 use crate::account::Username;
 use crate::aside::{self, Draft, Entry, Record, Shelf, Why};
+use crate::bases::Base;
 use crate::config::{Config, Storage};
 use crate::error::{Act, Error, Result};
 use crate::log::{Level, Log};
@@ -202,7 +203,7 @@ fn restore(config: &Config, user: &Username, name: &str, force: bool) -> Result<
     let _lock = Corner::of(user).lock()?;
     let shelf = Shelf::of(&config.storage, user);
     let entry = find(&shelf, user, name)?;
-    let replaced = replace(config, user, force, |draft| {
+    let replaced = replace(config, user, force, &entry.record.bases, |draft| {
         let size = walk::size(walk::open(&entry.upper())?)?;
         room_for(draft, size)?;
         copied(entry.dir(), &aside::UPPER.to_string_lossy(), draft, size)
@@ -218,11 +219,12 @@ fn restore(config: &Config, user: &Username, name: &str, force: bool) -> Result<
     Ok(())
 }
 
-/// Gives a user another upper, which `fill` puts together. What it replaces is set aside. The caller holds the user's lock.
+/// Gives a user another upper, which `fill` puts together and which was made on these bases. What it replaces is set aside. The caller holds the user's lock.
 pub(super) fn replace(
     config: &Config,
     user: &Username,
     force: bool,
+    bases: &[Base],
     fill: impl FnOnce(&Draft<'_>) -> Result<()>,
 ) -> Result<Option<Entry>> {
     let corner = Corner::of(user);
@@ -236,7 +238,7 @@ pub(super) fn replace(
     if ended(&corner, force, farewell::RESTORE)? {
         say(format_args!("The jail of {user} has ended."));
     }
-    draft.commit(Record::of(Why::Restore, profile_of(config, user)))
+    draft.commit(Record::of(Why::Restore, profile_of(config, user)), bases)
 }
 
 pub(super) fn tell_replaced(user: &Username, replaced: Option<&Entry>) {

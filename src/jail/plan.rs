@@ -14,7 +14,7 @@ use crate::layers::{self, Layer};
 use crate::runtime::Corner;
 use crate::seccomp::Changes;
 use crate::store::{self, Upper};
-use crate::{account, cgroup, paths, quota};
+use crate::{account, bases, cgroup, paths, quota};
 
 /// What a running jail must have in common with the configuration, as a number to compare.
 ///
@@ -287,6 +287,18 @@ impl Plan {
     /// [`Error::Act`].
     pub fn note_layers(&self) -> Result<()> {
         self.corner.note_layers(&self.layers.iter().map(|layer| layer.path.as_path()).collect::<Vec<_>>())
+    }
+
+    /// Notes which layers the user's own upper is on from now on.
+    ///
+    /// # Errors
+    /// [`Error::Act`], [`Error::Unfit`].
+    pub fn note_bases(&self) -> Result<()> {
+        // A temporary jail's upper is thrown away, or becomes something else.
+        if self.upper.is_none() || self.corner.run().is_some() {
+            return Ok(());
+        }
+        bases::note(&self.user, &self.layers.iter().map(Layer::full).collect::<Vec<_>>())
     }
 
     /// The user's `XDG_RUNTIME_DIR`, at the place where everybody looks for it.

@@ -26,7 +26,7 @@ use super::{confine, door, fresh, furnish, life, network};
 use crate::account::Username;
 use crate::config::{Home, Network};
 use crate::error::{Act, Error, Result};
-use crate::log::Log;
+use crate::log::{Level, Log};
 use crate::sys::{self, Forked, MountAttributes};
 use crate::{cgroup, ids, paths, quota};
 
@@ -88,7 +88,7 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
     socket.read_to_string(&mut text).act("read", "the plan")?;
     let plan: Plan = serde_json::from_str(&text).map_err(io::Error::from).act("understand", "the plan")?;
     let corner = plan.corner.clone();
-    let log = Log::open("ojail-init");
+    let mut log = Log::open("ojail-init");
 
     // 3. Hold the limits, and read them back: this process and all that it starts in the user's control group, the upper
     //    under its quota. Before anything is mounted: a limit that cannot be held is a jail that is not raised.
@@ -101,6 +101,10 @@ fn host_half(mut socket: &UnixStream) -> Result<()> {
     //    Before that it is noted which ones the jail stands on, for whoever would remove them; here, where no limit of the
     //    login process' forbids to write.
     plan.note_layers()?;
+    if let Err(e) = plan.note_bases() {
+        // Nobody is kept out for that.
+        log.event(Level::Error, "bases-not-noted", &[("user", &plan.user), ("why", &e)]);
+    }
     let layers = plan.layers.iter().map(crate::layers::Layer::content).collect::<Result<Vec<_>>>()?;
 
     // 5. Leave the host's mount namespace. From here on no mount of ours can reach the host's table; and overlayfs

@@ -57,10 +57,24 @@ impl Temporary {
     /// # Errors
     /// Those of a raise; nothing is left then.
     pub fn raise(config: &Config, profile: &Profile, whose: Whose<'_>, log: &mut Log) -> Result<Self> {
+        Self::raise_on(config, profile, whose, log, |_| Ok(()))
+    }
+
+    /// As [`Temporary::raise`], on an upper that `prepare` has filled: it gets the empty directory.
+    ///
+    /// # Errors
+    /// As [`Temporary::raise`], and those of `prepare`.
+    pub fn raise_on(
+        config: &Config,
+        profile: &Profile,
+        whose: Whose<'_>,
+        log: &mut Log,
+        prepare: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Self> {
         // First the left-overs of others: they may be what this one lacks, ids or space.
         sweep(&config.storage);
         let name = Name::take()?;
-        let raised = raise(config, profile, whose, &name);
+        let raised = raise(config, profile, whose, &name, prepare);
         match raised {
             Ok((corner, plan)) => {
                 let (user, run) = (corner.user().to_string(), name.text.clone());
@@ -135,7 +149,13 @@ impl Temporary {
     }
 }
 
-fn raise(config: &Config, profile: &Profile, whose: Whose<'_>, name: &Name) -> Result<(Corner, Plan)> {
+fn raise(
+    config: &Config,
+    profile: &Profile,
+    whose: Whose<'_>,
+    name: &Name,
+    prepare: impl FnOnce(&Path) -> Result<()>,
+) -> Result<(Corner, Plan)> {
     let mut profile = profile.clone();
     // It lives as long as its command, and what is published belongs to the user's own jail.
     (profile.linger, profile.keep_warm) = (false, Duration::ZERO);
@@ -157,7 +177,9 @@ fn raise(config: &Config, profile: &Profile, whose: Whose<'_>, name: &Name) -> R
         store::roots_own_way(&above)?;
         private_dir(&config.storage.asidedirs)?;
         private_dir(&above)?;
-        Some(store::upper_at(&above.join(&name.text))?)
+        let upper = store::upper_at(&above.join(&name.text))?;
+        prepare(&above.join(&name.text).join("upper"))?;
+        Some(upper)
     } else {
         None
     };

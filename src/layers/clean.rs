@@ -170,7 +170,7 @@ fn without(etc: &OwnedFd, name: &CStr, user: &str) -> Result<Option<(Vec<u8>, St
 }
 
 /// Removes empty directories of the upper that are in the layers just so.
-fn prune(top: &OwnedFd, lower: &Lower) -> Result<()> {
+pub(crate) fn prune(top: &OwnedFd, lower: &Lower) -> Result<()> {
     let mut way = lower.way()?;
     let mut walk = Walk::below(top.try_clone().act("copy", "a descriptor")?)?;
     // Of each directory that the walk is in, whether it hides what the layers have in it.

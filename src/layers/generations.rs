@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Format, IMAGES, Layer, images_lock, is_mounted, mount_point, parse, stored};
 use crate::archive::Digesting;
+use crate::bases;
 use crate::config::{Config, GENERATION, LayerName, Storage};
 use crate::error::{Act, Error, Result};
 use crate::jail::temporary;
@@ -351,7 +352,8 @@ impl Old {
 }
 
 /// What may go: generations that were made before the one that the layer is now, but for the `keep` newest of them, and second forms of
-/// those that stay. Not what a profile names or a jail stands on. Of a layer without a link nothing: nothing tells what is old.
+/// those that stay. Not what a profile names or a jail stands on, nor what an upper was last raised on: `ojail conflicts` compares with
+/// it. Of a layer without a link nothing: nothing tells what is old.
 ///
 /// # Errors
 /// [`Error::Layer`] if `name` names none; [`Error::Act`].
@@ -362,6 +364,8 @@ pub fn old(config: &Config, name: Option<&LayerName>, keep: usize) -> Result<Vec
     };
     let used = in_use()?;
     let free = |form: &Form| users_of(&used, &form.path).is_empty();
+    let last = bases::all()?.into_iter().filter_map(|(_, mut bases)| bases.pop());
+    let bases: Vec<LayerName> = last.flat_map(|base| base.layers).collect();
     let mut old = Vec::new();
     // By layer, newest first.
     for layer in generations.chunk_by(|a, b| a.name.name() == b.name.name()) {
@@ -369,6 +373,7 @@ pub fn old(config: &Config, name: Option<&LayerName>, keep: usize) -> Result<Vec
         for (number, generation) in layer.iter().enumerate() {
             let stays = number <= now + keep
                 || !profiles_of(config, generation).is_empty()
+                || bases.contains(&generation.name)
                 || !generation.forms.iter().all(free);
             let first = if stays { 1 } else { 0 };
             let forms: Vec<Form> =

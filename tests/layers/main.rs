@@ -12,6 +12,7 @@ mod fstab;
 mod generations;
 mod pack;
 mod promote;
+mod rebase;
 mod usage;
 
 use std::time::{Duration, Instant};

@@ -170,14 +170,22 @@ fn has_room(storage: &Storage) -> Result<()> {
     Ok(())
 }
 
+/// What keeps services from being started by packages (invoke-rc.d(8)). As a mount it leaves nothing in the upper.
+pub(in crate::admin) fn policy() -> Bind {
+    Bind { source: paths::policy().into(), target: PathBuf::from("/usr/sbin/policy-rc.d"), writable: false }
+}
+
+/// Nobody is there to answer questions; and the way to packages may be through a proxy of the administrator's.
+pub(in crate::admin) fn environment() -> Vec<(OsString, OsString)> {
+    let mut environment: Vec<(OsString, OsString)> =
+        vec![("DEBIAN_FRONTEND".into(), "noninteractive".into())];
+    environment.extend(super::proxies());
+    environment
+}
+
 /// The jail: on these layers, with a root, no limits, and nothing of the host's but its network, if that is wanted.
 fn profile(name: &LayerName, below: &[Layer], network: Which) -> Profile {
-    // No service is started (invoke-rc.d(8)), in what is no place to serve anything. As a mount it leaves nothing in the upper.
-    let policy = Bind {
-        source: paths::policy().into(),
-        target: PathBuf::from("/usr/sbin/policy-rc.d"),
-        writable: false,
-    };
+    // No service is started in what is no place to serve anything.
     Profile {
         name: format!("derive {name}"),
         // What was found, not what its link says a moment later.
@@ -198,14 +206,6 @@ fn profile(name: &LayerName, below: &[Layer], network: Which) -> Profile {
         linger: false,
         keep_warm: Duration::ZERO,
         groups: Vec::new(),
-        binds: vec![policy],
+        binds: vec![policy()],
     }
-}
-
-/// Nobody is there to answer questions; and the way to packages may be through a proxy of the administrator's.
-fn environment() -> Vec<(OsString, OsString)> {
-    let mut environment: Vec<(OsString, OsString)> =
-        vec![("DEBIAN_FRONTEND".into(), "noninteractive".into())];
-    environment.extend(super::proxies());
-    environment
 }

@@ -1,4 +1,4 @@
-//! What a tool says while it makes a layer: all of it in a file, and the last line of it on a terminal.
+//! What a tool says while it makes a layer or installs packages: all of it in a file, and the last line of it on a terminal.
 
 use std::fs::{DirBuilder, File};
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -14,10 +14,12 @@ use crate::{aside, paths, runtime, store};
 /// How much of a line is kept to be shown.
 const SHOWN: usize = 300;
 
-/// The log of one build, `layer-NAME-TIME.log`.
+/// The log of one run, `WHAT-NAME-TIME.log`.
 #[derive(Debug)]
-pub(super) struct Journal {
-    layer: LayerName,
+pub(in crate::admin) struct Journal {
+    /// What it is about.
+    name: String,
+    error: fn(String, String) -> Error,
     path: PathBuf,
     file: File,
     /// Texts by which the phases of the tool are known, in their order.
@@ -36,6 +38,19 @@ impl Journal {
     /// # Errors
     /// [`Error::Unfit`] if others can get at the directory; [`Error::Act`].
     pub(super) fn open(layer: &LayerName, phases: &'static [&'static str]) -> Result<Self> {
+        Self::of("layer", layer.as_str(), phases, |name, why| Error::Layer { name, why })
+    }
+
+    /// Begins one of something else than a layer. `error` is made of its name and of a sentence.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub(in crate::admin) fn of(
+        what: &str,
+        name: &str,
+        phases: &'static [&'static str],
+        error: fn(String, String) -> Error,
+    ) -> Result<Self> {
         let dir = Path::new(paths::LOGS);
         store::roots_own_way(dir)?;
         match DirBuilder::new().mode(0o700).create(dir) {
@@ -46,14 +61,14 @@ impl Journal {
         let stamp = aside::stamp()?;
         for number in 1.. {
             let again = if number == 1 { String::new() } else { format!("-{number}") };
-            let path = dir.join(format!("layer-{layer}-{stamp}{again}.log"));
+            let path = dir.join(format!("{what}-{name}-{stamp}{again}.log"));
             match File::options().append(true).create_new(true).mode(0o600).open(&path) {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 file => {
                     let file = file.act("create", &path)?;
-                    let layer = layer.clone();
                     return Ok(Self {
-                        layer,
+                        name: name.to_owned(),
+                        error,
                         path,
                         file,
                         phases,
@@ -68,7 +83,7 @@ impl Journal {
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::admin) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -76,7 +91,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`Error::Act`].
-    pub(super) fn note(&mut self, text: &str) -> Result<()> {
+    pub(in crate::admin) fn note(&mut self, text: &str) -> Result<()> {
         self.file.write_all(format!("ojail: {text}\n").as_bytes()).act("write", &self.path)
     }
 
@@ -84,7 +99,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`Error::Act`]: what cannot be logged must not go on.
-    pub(super) fn hear(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(in crate::admin) fn hear(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).act("write", &self.path)?;
         let phases = self.phases;
         let bar = self.bar.get_or_insert_with(|| bar(phases.len()));
@@ -113,7 +128,7 @@ impl Journal {
     }
 
     /// Ends what is on the terminal.
-    pub(super) fn quiet(&mut self) {
+    pub(in crate::admin) fn quiet(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
@@ -121,7 +136,7 @@ impl Journal {
 
     /// Notes why it came to nothing, and returns the sentence for the administrator, with the tool's last complaint and the path of all
     /// that it said.
-    pub(super) fn failed(&mut self, why: &str) -> Error {
+    pub(in crate::admin) fn failed(&mut self, why: &str) -> Error {
         self.quiet();
         let why = match &self.complaint {
             Some(complaint) => format!("{why} ({complaint})"),
@@ -129,10 +144,8 @@ impl Journal {
         };
         // If even this cannot be written, the sentence is still told.
         let _ = self.note(&why);
-        Error::Layer {
-            name: self.layer.to_string(),
-            why: format!("{why}; all that was said is in {}", self.path.display()),
-        }
+        let why = format!("{why}; all that was said is in {}", self.path.display());
+        (self.error)(self.name.clone(), why)
     }
 }
 

@@ -2,10 +2,10 @@
 
 mod build;
 mod carry;
-mod derive;
+pub(super) mod derive;
 mod errand;
 mod inspect;
-mod journal;
+pub(super) mod journal;
 mod list;
 mod pack;
 mod promote;

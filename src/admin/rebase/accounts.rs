@@ -1,0 +1,82 @@
+//! The account files of an upper on newer layers: a user's `/etc/passwd` hides the accounts that the layers have got since.
+
+use std::collections::BTreeSet;
+
+/// Files in `/etc` with a line for each account or group, and which field of it is its number.
+pub(super) const FILES: [(&str, Option<usize>); 6] = [
+    ("passwd", Some(2)),
+    ("group", Some(2)),
+    ("shadow", None),
+    ("gshadow", None),
+    ("subuid", None),
+    ("subgid", None),
+];
+
+/// A file with everything that belongs in it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Merged {
+    pub(super) text: String,
+    /// Accounts that the layers have and that cannot be taken in, because somebody inside has their number.
+    pub(super) left_out: Vec<String>,
+}
+
+/// Puts the lines of the layers of now into the user's. `was`: of the layers before.
+///
+/// The user's lines stay, but for those that they have never changed. What the user removed stays away.
+pub(super) fn merge(mine: &str, was: &[String], now: &str, number: Option<usize>) -> Merged {
+    let had = |line: &str| was.iter().any(|was| was.lines().any(|other| other == line));
+    let knew = |name: &str| was.iter().any(|was| was.lines().any(|other| key(other) == name));
+    let same_number = |a: &str, b: &str| number.is_none_or(|at| field(a, at) == field(b, at));
+    let mut lines: Vec<&str> = Vec::new();
+    for line in mine.lines() {
+        let newer = now.lines().find(|other| key(other) == key(line));
+        lines.push(newer.filter(|newer| had(line) && same_number(line, newer)).unwrap_or(line));
+    }
+    let names: BTreeSet<&str> = mine.lines().map(key).collect();
+    let mut left_out = Vec::new();
+    for line in now.lines().filter(|line| !names.contains(key(line)) && !knew(key(line))) {
+        let taken = number.is_some_and(|at| lines.iter().any(|other| field(other, at) == field(line, at)));
+        if taken { left_out.push(key(line).to_owned()) } else { lines.push(line) }
+    }
+    let mut text = lines.join("\n");
+    text.push('\n');
+    Merged { text, left_out }
+}
+
+fn key(line: &str) -> &str {
+    line.split(':').next().unwrap_or_default()
+}
+
+fn field(line: &str, at: usize) -> &str {
+    line.split(':').nth(at).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAS: &str = "root:x:0:0::/root:/bin/sh\nmail:x:8:8::/var/mail:/bin/sh\ngames:x:5:60::/:/bin/sh\n";
+
+    #[test]
+    fn the_layers_bring_their_new_accounts_and_the_user_keeps_theirs() {
+        let mine =
+            "root:x:0:0::/root:/bin/zsh\nmail:x:8:8::/var/mail:/bin/sh\nredis:x:105:108::/:/bin/false\n";
+        let now = "root:x:0:0::/root:/bin/bash\nmail:x:8:8::/var/mail:/usr/sbin/nologin\ngames:x:5:60::/:/bin/sh\n\
+                   sshd:x:104:65534::/run/sshd:/usr/sbin/nologin\n_chrony:x:105:110::/:/usr/sbin/nologin\n";
+        let merged = merge(mine, &[WAS.to_owned()], now, Some(2));
+        assert_eq!(
+            merged.text,
+            "root:x:0:0::/root:/bin/zsh\nmail:x:8:8::/var/mail:/usr/sbin/nologin\nredis:x:105:108::/:/bin/false\n\
+             sshd:x:104:65534::/run/sshd:/usr/sbin/nologin\n"
+        );
+        // What was removed stays away, and two do not share a number.
+        assert_eq!(merged.left_out, ["_chrony"]);
+    }
+
+    #[test]
+    fn without_the_layers_before_nothing_of_the_users_is_lost() {
+        let merged = merge("a:x:1:\n", &[], "a:x:2:\nb:x:1:\n", Some(2));
+        assert_eq!((merged.text.as_str(), merged.left_out), ("a:x:1:\n", vec!["b".to_owned()]));
+        assert_eq!(merge("a:*\n", &[], "a:!\nb:!\n", None).text, "a:*\nb:!\n");
+    }
+}

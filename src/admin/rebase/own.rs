@@ -1,0 +1,293 @@
+//! What of an upper is the user's own, and what dpkg put there: the first comes along to newer layers, the second is brought by the
+//! layers or installed again. Host root; a user has shaped all of it, and nothing is followed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CStr;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use md5::{Digest, Md5};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, openat2, unlinkat};
+use rustix::io::Errno;
+
+use super::accounts::{self, Merged};
+use crate::admin::conflicts::{DATABASES, Findings, is_within};
+use crate::conflicts::{self, Known, Owners, read, read_lower};
+use crate::error::{Act, Result};
+use crate::layers::clean;
+use crate::lower;
+use crate::packages::{self, INFO};
+use crate::walk::{self, Step, Walk, failed, is_dir, is_whiteout};
+
+/// What of an upper stays behind.
+#[derive(Debug, Default)]
+pub(super) struct Sorted {
+    /// Paths of what dpkg put there or took away, without the slash in front.
+    pub(super) behind: BTreeSet<Vec<u8>>,
+    /// Files of configuration and others that the user has edited, in packages.
+    pub(super) edited: Vec<Vec<u8>>,
+    /// What the user changed, and what a package brings anew that is installed again.
+    pub(super) lost: Vec<Vec<u8>>,
+    /// How many things come along.
+    pub(super) own: u64,
+    /// Account files, with their text on the new layers.
+    pub(super) accounts: Vec<(&'static str, Merged)>,
+}
+
+/// Logs and caches that dpkg and its helpers write anew.
+const GENERATED: [&str; 12] = [
+    "var/log/dpkg.log",
+    "var/log/alternatives.log",
+    "var/log/apt",
+    "etc/alternatives",
+    "etc/passwd-",
+    "etc/group-",
+    "etc/shadow-",
+    "etc/gshadow-",
+    "etc/subuid-",
+    "etc/subgid-",
+    "usr/share/info/dir",
+    "usr/share/mime/mime.cache",
+];
+
+/// Where Python's compiled files are that packages make.
+const COMPILED: [&str; 2] = ["usr/lib/python3", "usr/share"];
+
+/// Sorts a user's upper.
+///
+/// # Errors
+/// [`crate::Error::Act`].
+pub(super) fn sort(findings: &Findings<'_>, known: &Known) -> Result<Sorted> {
+    let mut sorter = Sorter::of(findings, known)?;
+    let mut sorted = Sorted::default();
+    let mut walk = Walk::below(again(&findings.upper)?)?;
+    while let Some(step) = walk.step()? {
+        let Step::Found(place, stat) = step else { continue };
+        let path = place.path.as_os_str().as_bytes();
+        let database = is_within(path, &DATABASES) || is_within(path, &GENERATED) || compiled(path);
+        if is_dir(&stat) {
+            if database {
+                sorted.behind.insert(path.to_vec());
+                walk.pass();
+            }
+            continue;
+        }
+        let whose =
+            if database { Whose::Packages } else { sorter.whose(place.dir, place.name, path, &stat)? };
+        match whose {
+            Whose::Packages => drop(sorted.behind.insert(path.to_vec())),
+            Whose::Own => sorted.own += 1,
+            Whose::Edited => {
+                sorted.own += 1;
+                sorted.edited.push(path.to_vec());
+            }
+            Whose::Lost => {
+                sorted.behind.insert(path.to_vec());
+                sorted.lost.push(path.to_vec());
+            }
+        }
+    }
+    sorted.accounts = merged_accounts(findings)?;
+    Ok(sorted)
+}
+
+fn compiled(path: &[u8]) -> bool {
+    is_within(path, &COMPILED) && path.split(|byte| *byte == b'/').any(|part| part == b"__pycache__")
+}
+
+enum Whose {
+    /// dpkg's work.
+    Packages,
+    /// The user's own.
+    Own,
+    /// The user's version of a package's file.
+    Edited,
+    /// The user's version of a file that a package brings anew.
+    Lost,
+}
+
+struct Sorter<'a> {
+    findings: &'a Findings<'a>,
+    known: &'a Known,
+    /// Packages whose files dpkg has put into the upper: no layer had this version.
+    foreign: BTreeSet<&'a str>,
+    /// Whose the files are of packages that the user has upgraded or removed, in the layers that these come from.
+    replaced: Vec<Owners>,
+    /// The MD5 of each file of a package that was asked for.
+    sums: BTreeMap<String, BTreeMap<Vec<u8>, String>>,
+    merged: conflicts::Merged,
+}
+
+impl<'a> Sorter<'a> {
+    fn of(findings: &'a Findings<'a>, known: &'a Known) -> Result<Self> {
+        let differing = &findings.differing;
+        let name = |version: &'a conflicts::Version| version.name.as_str();
+        let foreign = differing.installed.iter().chain(&differing.upgraded).map(name).collect();
+        let gone: Vec<&String> = differing
+            .upgraded
+            .iter()
+            .chain(&differing.removed)
+            .chain(&differing.behind)
+            .map(|version| &version.name)
+            .collect();
+        let lowers = findings.stands.others().chain([&findings.stands.now]);
+        let replaced =
+            lowers.map(|lower| Owners::of(None, lower, gone.iter().copied())).collect::<Result<_>>()?;
+        let merged = conflicts::Merged::of(&findings.stands.now)?;
+        Ok(Self { findings, known, foreign, replaced, sums: BTreeMap::new(), merged })
+    }
+
+    fn whose(&mut self, dir: BorrowedFd<'_>, name: &CStr, path: &[u8], stat: &Stat) -> Result<Whose> {
+        let Some(package) = self.findings.owners.of_path(path) else {
+            let dpkgs =
+                is_whiteout(stat) && self.replaced.iter().any(|owners| owners.of_path(path).is_some());
+            return Ok(if dpkgs { Whose::Packages } else { Whose::Own });
+        };
+        let foreign = self.foreign.contains(package);
+        // dpkg lists what is there: it was deleted by hand, and a package that is installed again brings it.
+        if is_whiteout(stat) {
+            return Ok(if foreign { Whose::Lost } else { Whose::Own });
+        }
+        let text = String::from_utf8_lossy(path);
+        let conffile =
+            self.known.inside.get(package).and_then(|package| package.conffiles.get(text.as_ref())).cloned();
+        let configuration = conffile.is_some();
+        let packed = match conffile {
+            Some(sum) => Some(sum),
+            None => self.sums(package)?.get(path).cloned(),
+        };
+        let Some(packed) = packed else {
+            return Ok(if foreign { Whose::Packages } else { Whose::Own });
+        };
+        let is = match lower::open(dir, name) {
+            // A link or something else in its place.
+            Err(Errno::LOOP | Errno::INVAL) => None,
+            file => Some(
+                md5(file.map_err(|e| failed("open", std::path::Path::new(text.as_ref()), e))?)
+                    .act("read", text.as_ref())?,
+            ),
+        };
+        Ok(match (is == Some(packed), foreign, configuration) {
+            (true, ..) => Whose::Packages,
+            // dpkg is told to leave what is there.
+            (false, _, true) | (false, false, _) => Whose::Edited,
+            (false, true, false) => Whose::Lost,
+        })
+    }
+
+    /// The sums of a package's files, from where its version is.
+    fn sums(&mut self, package: &str) -> Result<&BTreeMap<Vec<u8>, String>> {
+        if !self.sums.contains_key(package) {
+            let path = format!("{INFO}/{package}.md5sums");
+            let version = self.known.inside.get(package).map(|package| &package.version);
+            let mut text = None;
+            // A name that is a path is none.
+            if !package.contains('/') {
+                text = read(self.findings.upper.as_fd(), &path)?;
+                let stands = &self.findings.stands;
+                let all = stands.others().zip(&self.known.old).chain([(&stands.now, &self.known.now)]);
+                for (lower, packages) in all {
+                    if text.is_none() && packages.get(package).map(|package| &package.version) == version {
+                        text = read_lower(lower, &path)?;
+                    }
+                }
+            }
+            let sums = packages::sums(&text.unwrap_or_default()).into_iter();
+            let sums = sums.map(|(path, sum)| (self.merged.real(path), sum)).collect();
+            self.sums.insert(package.to_owned(), sums);
+        }
+        Ok(&self.sums[package])
+    }
+}
+
+fn md5(mut file: File) -> std::io::Result<String> {
+    let mut md5 = Md5::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            length => md5.update(&buffer[..length]),
+        }
+    }
+    Ok(md5.finalize().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
+}
+
+/// The account files that the user has of their own.
+fn merged_accounts(findings: &Findings<'_>) -> Result<Vec<(&'static str, Merged)>> {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let mut all = Vec::new();
+    for (name, number) in accounts::FILES {
+        let path = format!("etc/{name}");
+        let Some(mine) = read(findings.upper.as_fd(), &path)? else { continue };
+        // What is no text is not taken apart.
+        let Ok(mine) = String::from_utf8(mine) else { continue };
+        let mut was = Vec::new();
+        for lower in findings.stands.others() {
+            was.extend(read_lower(lower, &path)?.map(text));
+        }
+        let now = read_lower(&findings.stands.now, &path)?.map(text).unwrap_or_default();
+        all.push((name, accounts::merge(&mine, &was, &now, number)));
+    }
+    Ok(all)
+}
+
+/// Takes what stays behind out of a copy of the upper, and gives it the account files.
+///
+/// # Errors
+/// [`crate::Error::Act`].
+pub(super) fn strip(copy: &OwnedFd, findings: &Findings<'_>, sorted: &Sorted) -> Result<()> {
+    let mut walk = Walk::below(again(copy)?)?;
+    while let Some(step) = walk.step()? {
+        match step {
+            Step::Found(place, _) => {
+                if sorted.behind.contains(place.path.as_os_str().as_bytes()) {
+                    walk::remove(place.dir, place.name, None)?;
+                    walk.pass();
+                }
+            }
+            // A package's own directory, when nothing is left in it.
+            Step::Left(place) if findings.owners.of_path(place.path.as_os_str().as_bytes()).is_some() => {
+                match unlinkat(place.dir, place.name, AtFlags::REMOVEDIR) {
+                    Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+                    Err(e) => return Err(failed("remove", place.path, e)),
+                }
+            }
+            Step::Left(_) | Step::Mount(_) => {}
+        }
+    }
+    for (name, merged) in &sorted.accounts {
+        give(copy, name, merged, findings)?;
+    }
+    clean::prune(copy, &findings.stands.now)
+}
+
+/// Writes an account file; or removes it, where the layers have just that.
+fn give(copy: &OwnedFd, name: &str, merged: &Merged, findings: &Findings<'_>) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let etc = openat2(copy, "etc", flags, Mode::empty(), INSIDE).act("open", "etc")?;
+    let path = format!("etc/{name}");
+    if read_lower(&findings.stands.now, &path)?.as_deref() == Some(merged.text.as_bytes()) {
+        return unlinkat(&etc, name, AtFlags::empty()).act("remove", path);
+    }
+    // Owner and mode stay.
+    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat2(&etc, name, flags, Mode::empty(), INSIDE).act("open", &path)?;
+    File::from(file).write_all(merged.text.as_bytes()).act("write", path)
+}
+
+const INSIDE: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
+
+/// The same directory once more, from its beginning.
+fn again(dir: &OwnedFd) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat2(dir, ".", flags, Mode::empty(), INSIDE).act("open", "an upper")
+}
