@@ -308,7 +308,7 @@ pub struct Known {
     pub inside: Packages,
     /// In the layers of now.
     pub now: Packages,
-    /// In the layers before.
+    /// In all layers that the upper was on and that are still there, in the order of [`Stands::old`].
     pub old: Vec<Packages>,
 }
 
@@ -327,17 +327,31 @@ pub fn known(upper: BorrowedFd<'_>, stands: &Stands) -> Result<Option<Known>> {
     Ok(Some(Known {
         inside: packages::parse(&inside),
         now: of(&stands.now)?,
-        old: stands.others().map(of).collect::<Result<_>>()?,
+        old: stands.old.iter().filter_map(|stand| stand.lower.as_ref()).map(of).collect::<Result<_>>()?,
     }))
 }
 
 impl Known {
+    /// The database that the one inside began as: the likest of them. A package that came to the layers later is not one that the user
+    /// has removed.
+    fn origin(&self) -> Option<&Packages> {
+        let likeness = |old: &&Packages| {
+            let same = |(name, package): &(&String, &packages::Package)| {
+                self.inside.get(*name).is_some_and(|inside| inside.version == package.version)
+            };
+            let missing = old.keys().filter(|name| !self.inside.contains_key(*name)).count();
+            (old.iter().filter(same).count() as i64) - missing as i64
+        };
+        self.old.iter().max_by_key(likeness)
+    }
+
     /// What differs.
     ///
     /// # Errors
     /// [`Error::Act`] if dpkg cannot be asked which of two versions is newer.
     pub fn differing(&self) -> Result<Differing> {
         let mut differing = Differing::default();
+        let origin = self.origin();
         let names: BTreeSet<&String> = self.inside.keys().chain(self.now.keys()).collect();
         for name in names {
             let version = |packages: &Packages| packages.get(name).map(|package| package.version.clone());
@@ -352,7 +366,7 @@ impl Known {
                 (Some(inside), Some(layers)) if !before(inside) && packages::newer(inside, layers)? => {
                     &mut differing.upgraded
                 }
-                (None, Some(_)) if self.old.iter().any(|old| old.contains_key(name)) => {
+                (None, Some(_)) if origin.is_some_and(|origin| origin.contains_key(name)) => {
                     &mut differing.removed
                 }
                 _ => &mut differing.behind,

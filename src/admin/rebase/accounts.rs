@@ -20,19 +20,24 @@ pub(super) struct Merged {
     pub(super) left_out: Vec<String>,
 }
 
-/// Puts the lines of the layers of now into the user's. `was`: of the layers before.
+/// Puts the lines of the layers of now into the user's. `was`: of the layers before, of which the likest is what the user began with.
 ///
 /// The user's lines stay, but for those that they have never changed. What the user removed stays away.
 pub(super) fn merge(mine: &str, was: &[String], now: &str, number: Option<usize>) -> Merged {
+    let names: BTreeSet<&str> = mine.lines().map(key).collect();
+    let likeness = |was: &&String| {
+        let missing = was.lines().filter(|line| !names.contains(key(line))).count();
+        (was.lines().filter(|line| mine.lines().any(|mine| mine == *line)).count() as i64) - missing as i64
+    };
+    let origin = was.iter().max_by_key(likeness);
     let had = |line: &str| was.iter().any(|was| was.lines().any(|other| other == line));
-    let knew = |name: &str| was.iter().any(|was| was.lines().any(|other| key(other) == name));
+    let knew = |name: &str| origin.is_some_and(|was| was.lines().any(|other| key(other) == name));
     let same_number = |a: &str, b: &str| number.is_none_or(|at| field(a, at) == field(b, at));
     let mut lines: Vec<&str> = Vec::new();
     for line in mine.lines() {
         let newer = now.lines().find(|other| key(other) == key(line));
         lines.push(newer.filter(|newer| had(line) && same_number(line, newer)).unwrap_or(line));
     }
-    let names: BTreeSet<&str> = mine.lines().map(key).collect();
     let mut left_out = Vec::new();
     for line in now.lines().filter(|line| !names.contains(key(line)) && !knew(key(line))) {
         let taken = number.is_some_and(|at| lines.iter().any(|other| field(other, at) == field(line, at)));
@@ -71,6 +76,9 @@ mod tests {
         );
         // What was removed stays away, and two do not share a number.
         assert_eq!(merged.left_out, ["_chrony"]);
+        // What came later is not what was removed.
+        let later = format!("{WAS}sshd:x:104:65534::/run/sshd:/usr/sbin/nologin\n");
+        assert_eq!(merge(mine, &[WAS.to_owned(), later], now, Some(2)), merged);
     }
 
     #[test]

@@ -188,7 +188,8 @@ impl<'a> Sorter<'a> {
             if !package.contains('/') {
                 text = read(self.findings.upper.as_fd(), &path)?;
                 let stands = &self.findings.stands;
-                let all = stands.others().zip(&self.known.old).chain([(&stands.now, &self.known.now)]);
+                let old = stands.old.iter().filter_map(|stand| stand.lower.as_ref()).zip(&self.known.old);
+                let all = old.chain([(&stands.now, &self.known.now)]);
                 for (lower, packages) in all {
                     if text.is_none() && packages.get(package).map(|package| &package.version) == version {
                         text = read_lower(lower, &path)?;
@@ -228,7 +229,7 @@ fn merged_accounts(findings: &Findings<'_>) -> Result<Vec<(&'static str, Merged)
         // What is no text is not taken apart.
         let Ok(mine) = String::from_utf8(mine) else { continue };
         let mut was = Vec::new();
-        for lower in findings.stands.others() {
+        for lower in findings.stands.old.iter().filter_map(|stand| stand.lower.as_ref()) {
             was.extend(read_lower(lower, &path)?.map(text));
         }
         let now = read_lower(&findings.stands.now, &path)?.map(text).unwrap_or_default();
