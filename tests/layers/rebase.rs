@@ -54,7 +54,7 @@ rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*
 echo 'deb [trusted=yes] file:/opt/repo ./' > /etc/apt/sources.list
 apt-get update
 apt-get install -y site unwanted
-[ $VERSION = 1 ] || { useradd --system site2; echo new > /etc/new.conf; }
+[ $VERSION = 1 ] || { groupadd --gid 990 site2; useradd --system --uid 990 --gid 990 site2; echo new > /etc/new.conf; }
 "#;
 
 fn derive(host: &Host, version: u32) {
