@@ -10,7 +10,7 @@ use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
 use rustix::io::Errno;
 use serde::Serialize;
 
@@ -112,9 +112,7 @@ impl Stands {
     }
 
     /// Which stand something was made on that was last changed then.
-    fn at(&self, stat: &Stat) -> Option<usize> {
-        let seconds = u64::try_from(stat.st_ctime).unwrap_or(0);
-        let changed = seconds.saturating_mul(1_000_000_000).saturating_add(stat.st_ctime_nsec);
+    fn at(&self, changed: u64) -> Option<usize> {
         let last = self.old.iter().rposition(|stand| stand.base.since <= changed);
         // Older than all that is noted: of the first, rather than of none.
         last.or(if self.old.is_empty() { None } else { Some(0) })
@@ -198,12 +196,19 @@ impl Ways {
         stat: &Stat,
         path: &[u8],
     ) -> Result<Verdict> {
-        let stand = stands.at(stat);
+        let whiteout = is_whiteout(stat);
+        let mut changed = nanoseconds(stat.st_ctime, stat.st_ctime_nsec);
+        if whiteout {
+            // The whiteouts of a mount are names of one file (ovl_whiteout in fs/overlayfs/dir.c), whose time is that of the last. None
+            // was made behind the last change of its directory.
+            let dir = fstat(dir).act("examine", "a directory of the upper")?;
+            changed = changed.min(nanoseconds(dir.st_mtime, dir.st_mtime_nsec));
+        }
+        let stand = stands.at(changed);
         if stand.is_some_and(|number| stands.old[number].base.layers == stands.layers) {
             return Ok(Verdict::Good);
         }
         let now = self.now.here().find(name)?;
-        let whiteout = is_whiteout(stat);
         let mut opaque = false;
         // What is as the layers have it now is in nobody's way.
         if let (Some(now), false) = (&now, whiteout) {
@@ -241,6 +246,11 @@ impl Ways {
         };
         Ok(Verdict::Conflict(if whiteout { Mine::Deleted } else { Mine::Changed }, theirs))
     }
+}
+
+/// As [`Base::since`] has it.
+fn nanoseconds(seconds: i64, more: u64) -> u64 {
+    u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(more)
 }
 
 /// Whether two layers have the same there, whenever it was made.

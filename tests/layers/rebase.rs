@@ -154,6 +154,10 @@ fn a_layer_is_upgraded_and_the_users_packages_and_files_come_along() {
         assert!(text.contains(words), "{text}\nlacks: {words}");
     }
 
+    // The layers that she was on last are kept for it.
+    let said = host.root("ojail layer prune --keep 0").text();
+    assert!(said.starts_with("Nothing is old"), "{said}");
+
     let before = digest(&host, UPPER);
     let said = host.root("ojail rebase alice --dry-run").text();
     for words in [
@@ -200,9 +204,6 @@ fn a_layer_is_upgraded_and_the_users_packages_and_files_come_along() {
     host.root("ojail undo alice").ok();
     assert_eq!(digest(&host, UPPER), before);
     assert_eq!(conflicts(&host)["files"], told["files"], "what it was made on came back with it");
-    // The old layers are kept for it.
-    let said = host.root("ojail layer prune --keep 0").text();
-    assert!(said.starts_with("Nothing is old"), "{said}");
 }
 
 #[test]
