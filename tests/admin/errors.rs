@@ -109,7 +109,7 @@ fn an_error_in_the_midst_of_a_mount_or_umount_is_told_and_has_changed_nothing() 
         host.root("ojail stop alice").ok();
     });
     eprintln!("{}: half done after {half}", act.command);
-    assert!(errors > 20 && half < 8);
+    assert!(errors > 10 && half < errors / 2, "{errors} errors, {half} half done");
     // Nothing of it keeps the jail from its end.
     host.root("ojail umount alice; ojail stop alice").ok();
     assert_eq!(namespaces(&host), "");
