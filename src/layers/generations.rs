@@ -34,6 +34,9 @@ use crate::walk::{self, Size};
 /// Where workshops are, in the directory of layers. No layer is called so.
 const MAKING: &str = ".making";
 
+/// What a workshop has put beside the layers: the name of a file there. Once a layer is that, it says nothing any more.
+const PUT: &str = "put";
+
 /// The version of [`Record`] that this program writes and reads.
 const FORMAT: u32 = 1;
 
@@ -482,7 +485,7 @@ impl<'a> Workshop<'a> {
         let forms = self.forms(generation)?;
         let to = self.storage.lowerdirs.join(file);
         if forms.is_empty() {
-            renameat_with(CWD, from, CWD, &to, RenameFlags::NOREPLACE).map_err(|e| renamed(e, from))?;
+            self.put(from, file)?;
         }
         let file = forms.first().map_or(file, String::as_str);
         // Looked at before: behind the step nothing may fail that can fail here.
@@ -495,6 +498,15 @@ impl<'a> Workshop<'a> {
             let _ = renameat_with(CWD, &to, CWD, from, RenameFlags::NOREPLACE);
         }
         pointed
+    }
+
+    /// Gives something in this workshop its place beside the layers. Should this process be killed before a layer is that, the next
+    /// workshop takes it away again, by the note that is left here.
+    fn put(&self, from: &Path, file: &str) -> Result<()> {
+        let note = self.place(PUT);
+        fs::write(&note, file).act("write", &note)?;
+        let to = self.storage.lowerdirs.join(file);
+        renameat_with(CWD, from, CWD, &to, RenameFlags::NOREPLACE).map_err(|e| renamed(e, from))
     }
 
     /// As [`Workshop::finish`], of what is an image already, on the same file system.
@@ -564,8 +576,12 @@ impl<'a> Workshop<'a> {
                 let file = format!("{own}{ending}");
                 let to = lowerdirs.join(&file);
                 match damaged.iter().position(|layer| layer.path == to) {
-                    None => renameat_with(CWD, &from.path, CWD, &to, RenameFlags::NOREPLACE)
-                        .map_err(|e| renamed(e, &from.path))?,
+                    // One that is not to be a layer's is not noted to be taken away again.
+                    None if name.generation().is_some() => {
+                        renameat_with(CWD, &from.path, CWD, &to, RenameFlags::NOREPLACE)
+                            .map_err(|e| renamed(e, &from.path))?;
+                    }
+                    None => self.put(&from.path, &file)?,
                     Some(number) => aside.push(self.exchange(&from.path, &damaged.remove(number), away)?),
                 }
                 file
@@ -937,6 +953,7 @@ pub fn clear(storage: &Storage) -> Result<()> {
         let dir = above.join(&file);
         if let Tried::Locked(_lock) = try_lock(&dir)? {
             unmount_below(&dir)?;
+            take_back(storage, &dir)?;
             discard(&above, &dir)?;
         }
     }
@@ -970,6 +987,22 @@ pub fn clear(storage: &Storage) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Takes what a killed maker has put beside the layers into its workshop again, if no layer is that and no jail stands on it.
+fn take_back(storage: &Storage, workshop: &Path) -> Result<()> {
+    let Ok(file) = fs::read_to_string(workshop.join(PUT)) else { return Ok(()) };
+    let Some((generation, _)) = parse(&file) else { return Ok(()) };
+    let (path, link) = (storage.lowerdirs.join(&file), storage.lowerdirs.join(generation.name()));
+    let _lock = runtime::layers(Layers::Change)?;
+    let target = fs::read_link(link).ok().and_then(|target| parse(target.to_str()?));
+    if target.is_some_and(|(is, _)| is == generation) || !users_of(&in_use()?, &path).is_empty() {
+        return Ok(());
+    }
+    match renameat_with(CWD, &path, CWD, workshop.join("unfinished"), RenameFlags::NOREPLACE) {
+        Err(rustix::io::Errno::NOENT) => Ok(()),
+        taken => taken.map_err(|e| renamed(e, &path)),
+    }
 }
 
 /// Whether this image lies there once more, as the generation that its layer is.

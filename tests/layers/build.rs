@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lab::User;
 
+use crate::common::points::Act;
 use crate::common::{SOON, until};
 use crate::{LOWERDIRS, complaint, failed, killed, layer, log_of, record, refused, remains, state};
 
@@ -152,6 +153,24 @@ fn a_directory_becomes_a_layer_as_it_is_and_a_kill_or_an_error_at_any_moment_lea
     let none = "rm -rf /srv/overlay/lowerdirs/t*";
     let all = || host.root("cd /srv/overlay/lowerdirs && ls -d t* 2>/dev/null | grep -v json; true").text();
     failed(&host, "ojail layer build t --from-dir /srv/b", none, &all);
+    // After a kill, too, if only the next call is another one.
+    let act = Act {
+        host: &host,
+        command: "ojail layer build t --from-dir /srv/b",
+        begin: none.into(),
+        state: &all,
+    };
+    let (old, new) = act.states();
+    let mut taken = 0;
+    act.kill(|at| {
+        let before = all();
+        host.root("ojail layer build u --from-dir /srv/a").ok();
+        let now = all();
+        assert!(now == old || now == new, "{at}: {now}");
+        taken += usize::from(now != before);
+        host.root("ojail layer verify").ok();
+    });
+    assert!(taken > 0, "nothing had to be taken away again");
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn remains(host: &Host) -> String {
 /// What the layers are, a line each; a generation that no layer is does not count.
 #[track_caller]
 fn state(host: &Host) -> String {
-    host.root("cd /srv/overlay/lowerdirs && for f in *; do case $f in *@*) ;; *) echo \"$f $(readlink \"$f\")\" ;; esac; done").text()
+    host.root("cd /srv/overlay/lowerdirs && for f in *; do case $f in *@* | '*') ;; *) echo \"$f $(readlink \"$f\")\" ;; esac; done").text()
 }
 
 /// Fails with status 1, one line, and this in it; and leaves all layers as they were.
