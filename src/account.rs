@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::path::PathBuf;
 
-use nix::unistd::{Gid, Group, User, getgrouplist};
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Act, Error, Result};
@@ -103,6 +103,13 @@ pub fn lookup(name: &str) -> Result<Account> {
         shell: user.shell,
         groups,
     })
+}
+
+/// Who has this id, if somebody does who can have a jail. To be shown; nothing is decided by it.
+#[must_use]
+pub fn name_of(uid: u32) -> Option<Username> {
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten()?;
+    Username::parse(&user.name).ok()
 }
 
 fn membership(gid: Gid) -> Result<Membership> {

@@ -20,7 +20,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with, syncfs};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, RenameFlags, Timespec, Timestamps, openat, renameat_with, statat, syncfs,
+    utimensat,
+};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -294,12 +297,23 @@ impl<'a> Shelf<'a> {
         };
         // Opened before: behind the rename nothing may fail that can fail here.
         let uppers = File::open(&self.storage.upperdirs).act("open", &self.storage.upperdirs)?;
-        let change = |from, to| renameat_with(CWD, from, CWD, to, how);
+        let times = [times(&upper), times(&other)];
+        let change = |from, to| {
+            renameat_with(CWD, from, CWD, to, how)?;
+            // xfs takes it for a change of directories that they changed places.
+            if how == RenameFlags::EXCHANGE {
+                for (path, times) in [&other, &upper].into_iter().zip(&times) {
+                    let _ =
+                        times.as_ref().map(|times| utimensat(CWD, path, times, AtFlags::SYMLINK_NOFOLLOW));
+                }
+            }
+            Ok::<_, rustix::io::Errno>(())
+        };
         change(from, to).act("change places of", format!("{} and {}", upper.display(), other.display()))?;
         if let Err(e) = uppers.sync_all() {
             // Not known to be on the disk: what is reported as failed has not happened.
             // Where even that fails, the record stays: without one the upper would be taken for rubbish.
-            if change(to, from).is_ok() {
+            if renameat_with(CWD, to, CWD, from, how).is_ok() {
                 let _ = remove(&next);
             }
             return Err(e).act("sync", &self.storage.upperdirs);
@@ -333,6 +347,17 @@ impl<'a> Shelf<'a> {
         }
         Ok(())
     }
+}
+
+/// When a directory was read and changed; `None` if there is none.
+fn times(path: &Path) -> Option<Timestamps> {
+    let stat = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    let time =
+        |seconds, nanoseconds| Some(Timespec { tv_sec: seconds, tv_nsec: i64::try_from(nanoseconds).ok()? });
+    Some(Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec)?,
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec)?,
+    })
 }
 
 /// A name, and others like it while it is taken.

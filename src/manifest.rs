@@ -24,6 +24,7 @@ use crate::bases::Base;
 use crate::config::LayerName;
 use crate::error::{Act, Error, Result};
 use crate::ids::Owner;
+use crate::layers::generations::Record;
 
 /// The file's name.
 pub const NAME: &str = "manifest.json";
@@ -68,6 +69,9 @@ pub struct Layer {
     pub name: String,
     /// The ending of an image; `None` for a directory.
     pub image: Option<String>,
+    /// What is known of the generation that it was; `None` for what somebody had made by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Record>,
     /// Where it is.
     #[serde(flatten)]
     pub part: Part,
@@ -272,6 +276,7 @@ mod tests {
         manifest.layers.push(Layer {
             name: "debian".into(),
             image: Some("erofs".into()),
+            record: None,
             part: part("layers/x"),
         });
         manifest.users.push(User {
@@ -280,6 +285,7 @@ mod tests {
             profile: None,
             layers: Vec::new(),
             owner: Some(Owner { uid: 1000, pool: Some(524_288) }),
+            bases: Vec::new(),
             at: 7,
             part: part("uppers/alice.tar"),
             bytes: 9,

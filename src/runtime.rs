@@ -223,7 +223,8 @@ impl Corner {
             text.push_str(&format!("{} {}\n", meta.dev(), meta.ino()));
         }
         let file = self.dir.join("layers");
-        fs::write(&file, text).act("write", &file)
+        let note = File::options().write(true).create(true).truncate(true).mode(0o600).open(&file);
+        note.and_then(|mut note| note.write_all(text.as_bytes())).act("write", &file)
     }
 
     /// What the jail stands on, whether it still runs or only its overlay is left.

@@ -505,7 +505,7 @@ fn limits_and_umask_of_the_login_process_do_not_reach_the_jails_pid_1() {
         let (mode, path) = line.split_once(' ').unwrap();
         let expected = match path {
             "/srv/overlay/upperdirs/alice" => "755",
-            path if path.ends_with("alive") || path.ends_with("lock") || path.ends_with(".toml") => "600",
+            path if ["alive", "lock", "layers", ".toml"].iter().any(|end| path.ends_with(end)) => "600",
             _ => "700",
         };
         assert_eq!(mode, expected, "{path}");
@@ -547,11 +547,18 @@ fn limits_and_umask_of_the_login_process_do_not_reach_the_jails_pid_1() {
         assert_eq!(digest(&host, "/srv/overlay/upperdirs/alice/var"), kept, "after {limit}");
     }
     // Where nothing was kept of the user yet, its first file is written under the limit.
-    host.root("ojail stop alice; rm -r /srv/overlay/upperdirs/alice /var/lib/ojail/users").ok();
-    host.write("/etc/security/limits.d/lab.conf", 0o644, "alice hard fsize 0\n");
-    is_right_or_refused(&host, "fsize 0 at a first login");
-    host.root("rm /etc/security/limits.d/lab.conf").ok();
-    works(&host, "alice");
+    for limit in ["fsize 0", "nofile 16"] {
+        host.root("ojail stop alice; rm -r /srv/overlay/upperdirs/alice /var/lib/ojail/users").ok();
+        host.write("/etc/security/limits.d/lab.conf", 0o644, &format!("alice hard {limit}\n"));
+        is_right_or_refused(&host, &format!("{limit} at a first login"));
+        host.root("rm /etc/security/limits.d/lab.conf").ok();
+        works(&host, "alice");
+        // Whatever became of that login: what is there of the user is as after any other.
+        let modes = host.root(
+            "stat -c '%a %u' /srv/overlay/upperdirs/alice /srv/overlay/workdirs/alice /var/lib/ojail/users/alice.toml",
+        );
+        assert_eq!(modes.text(), "755 0\n700 0\n600 0", "{limit}");
+    }
 }
 
 /// ojail-init, but something happens at one of its system calls.

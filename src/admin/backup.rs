@@ -22,7 +22,7 @@ use crate::archive::{self, Digesting};
 use crate::aside::{Record, Why};
 use crate::config::{Config, LayerName};
 use crate::error::{Act, Error, Result};
-use crate::layers::{self, Layer};
+use crate::layers::{self, Layer, generations};
 use crate::log::{Level, Log};
 use crate::manifest::{self, Manifest, Part};
 use crate::runtime::{Corner, private_dir};
@@ -69,7 +69,13 @@ pub(super) fn run(backup: &Backup) -> Result<ExitCode> {
             needed += part.size;
             missing.push((layer, part.clone()));
         }
-        manifest.layers.push(manifest::Layer { name: layer.name.to_string(), image: ending(layer), part });
+        let record = generations::record_of(&config.storage, layer);
+        manifest.layers.push(manifest::Layer {
+            name: layer.name.to_string(),
+            image: ending(layer),
+            record,
+            part,
+        });
     }
     let mut most = 0;
     for user in &users {

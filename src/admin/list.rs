@@ -22,14 +22,18 @@ use crate::config::{Config, LayerName, Limits};
 use crate::error::Result;
 use crate::jail::door::{Answer, Door, Guest, PATIENCE, Request};
 use crate::jail::plan;
+use crate::jail::temporary::{self, Temporary};
 use crate::layers::generations::{self, Names};
 use crate::policy::{Decision, decide};
 use crate::{freezer, quota, runtime, store};
 
-/// One jail, as `--json` prints it: `{ "jails": [ … ] }`.
+/// One jail, as `--json` prints it: `{ "jails": [ … ], "temporary": [ … ] }`.
 #[derive(Debug, Serialize)]
 pub(super) struct Jail {
     pub(super) user: Username,
+    /// Of a temporary one, which is beside the users' own: its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) run: Option<String>,
     /// The profile that it runs with, or would be raised with; `null` if the user is not jailed any more.
     pub(super) profile: Option<String>,
     pub(super) running: bool,
@@ -89,7 +93,9 @@ impl Session {
 pub(super) fn run(sizes: bool, json: bool) -> Result<ExitCode> {
     // Running jails are worth showing even under a broken configuration, so that is told last.
     let config = configuration();
-    let mut jails = Eye::default().look(config.as_ref().ok())?;
+    let mut eye = Eye::default();
+    let mut jails = eye.look(config.as_ref().ok())?;
+    let temporary = eye.look_beside(config.as_ref().ok())?;
     if let (true, Ok(config)) = (sizes, &config) {
         for jail in jails.iter_mut().filter(|jail| jail.upper && jail.disk.used.is_none()) {
             let size = measured(&config.storage.upperdirs.join(&jail.user));
@@ -97,10 +103,11 @@ pub(super) fn run(sizes: bool, json: bool) -> Result<ExitCode> {
         }
     }
     if json {
-        say(serde_json::json!({ "jails": jails }));
-    } else if jails.is_empty() {
+        say(serde_json::json!({ "jails": jails, "temporary": temporary }));
+    } else if jails.is_empty() && temporary.is_empty() {
         say("No jails: nobody of those who are jailed has logged in yet.");
     } else {
+        jails.extend(temporary);
         let cpu = |jail: &Jail| jail.cpu.used.map(processor_time).unwrap_or_default();
         for line in table(&jails, cpu, colours(), WIDTH) {
             say(line);
@@ -207,6 +214,37 @@ impl Eye {
         Ok(jails.into_values().collect())
     }
 
+    /// The temporary jails that are up, of `ojail run` and `ojail layer derive`.
+    pub(super) fn look_beside(&mut self, config: Option<&Config>) -> Result<Vec<Jail>> {
+        let mut jails = Vec::new();
+        let names = config.map(|config| Names::look(&config.storage)).transpose()?.unwrap_or_default();
+        for corner in temporary::corners()? {
+            let Some(door) = Door::knock(&corner)? else { continue };
+            door.set_patience(self.patience)?;
+            let (pid, layers) = (Some(door.pid()), names.of(&corner.layers()?));
+            let run = corner.run().map(str::to_owned);
+            let mut jail = Jail { run, running: true, pid, layers, ..resting(corner.user().clone()) };
+            match door.ask(&Request::Status) {
+                Ok(Some(Answer::Status(status))) => {
+                    // Whose it is, its one session tells: the corner is called after a process.
+                    let uid = status.sessions.first().map(|guest| guest.uid);
+                    let uid = uid.filter(|uid| !Temporary::is_nobody(*uid));
+                    jail.user = uid.and_then(account::name_of).unwrap_or(jail.user);
+                    jail.profile = Some(status.profile);
+                    jail.since = Some(status.since);
+                    jail.processes = status.processes;
+                    jail.sessions = Session::all(status.sessions, &Processes::look());
+                }
+                Ok(None) => continue,
+                // Stopped: it is there, and more cannot be told.
+                Ok(Some(_)) | Err(_) => {}
+            }
+            jails.push(jail);
+        }
+        jails.sort_by_key(|jail| (jail.since, jail.pid));
+        Ok(jails)
+    }
+
     fn account(&mut self, user: &Username) -> Option<&Account> {
         let look_up = || account::lookup(user.as_str()).ok();
         self.accounts.entry(user.clone()).or_insert_with(look_up).as_ref()
@@ -232,6 +270,7 @@ fn profile(config: &Config, account: &Account) -> Option<String> {
 fn resting(user: Username) -> Jail {
     Jail {
         user,
+        run: None,
         profile: None,
         running: false,
         pid: None,
@@ -355,6 +394,9 @@ fn origin(session: &Session) -> &str {
 
 /// The state in a word or two, and its colour.
 fn state(jail: &Jail) -> (&'static str, &'static str) {
+    if jail.run.is_some() {
+        return ("temporary", "32");
+    }
     match (jail.running, jail.outdated, jail.mounted.is_some()) {
         (true, false, false) => ("running", "32"),
         (true, false, true) => ("running, mounted", "32"),

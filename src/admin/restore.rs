@@ -23,7 +23,7 @@ use crate::config::{Config, LayerName};
 use crate::error::{Act, Error, Result};
 use crate::ids::Registry;
 use crate::layers;
-use crate::layers::generations::{How, Made, Workshop};
+use crate::layers::generations::{self, Form, How, Made, Record, Workshop};
 use crate::log::{Level, Log};
 use crate::manifest::{self, Manifest, Part};
 use crate::runtime::{Corner, lock_file, private_dir};
@@ -165,10 +165,13 @@ fn put(config: &Config, dir: &Path, manifest: Manifest, names: &[Username], forc
     );
     for layer in &work.layers {
         bar.set_message(format!("layer {}", layer.name));
-        let aside = put_layer(config, dir, layer, &bar)?;
+        let aside = match &layer.record {
+            Some(record) => put_generation(config, dir, layer, record, &bar)?,
+            None => put_layer(config, dir, layer, &bar)?.into_iter().collect(),
+        };
         bar.suspend(|| {
             say(format_args!("Layer {} is restored.", layer.name));
-            if let Some(aside) = aside {
+            for aside in &aside {
                 say(format_args!("What it replaces is {}.", aside.display()));
             }
         });
@@ -237,6 +240,9 @@ fn compare(config: &Config, layers: Vec<manifest::Layer>, users: Vec<manifest::U
             if is.sha256 == layer.part.sha256 && ending(&there) == layer.image {
                 continue;
             }
+            if is_generation(&there, &layer, &quiet) {
+                continue;
+            }
             work.differ.push(format!("layer {}", layer.name));
         }
         work.layers.push(layer);
@@ -269,10 +275,24 @@ fn compare(config: &Config, layers: Vec<manifest::Layer>, users: Vec<manifest::U
     Ok(work)
 }
 
+/// Whether a layer is the generation that a backup has, packed otherwise perhaps, and whole.
+fn is_generation(there: &layers::Layer, layer: &manifest::Layer, bar: &ProgressBar) -> bool {
+    let Some(record) = &layer.record else { return false };
+    let is_called = |id: &String| record.digest.starts_with(id.as_str());
+    there.generation.as_ref().is_some_and(is_called)
+        && there
+            .content()
+            .and_then(|content| generations::digest(&content, bar))
+            .is_ok_and(|(is, _)| is == record.digest)
+}
+
 /// The layer of this name, if there is one.
 fn there(config: &Config, name: &str) -> Result<Option<layers::Layer>> {
     let name = layer_name(name)?;
-    if !layers::exists(&config.storage, &name)? {
+    // A link may lead nowhere: then there is none.
+    let target = layers::links(&config.storage, std::slice::from_ref(&name)).pop().flatten();
+    let leads_nowhere = |target: PathBuf| !config.storage.lowerdirs.join(target).exists();
+    if !layers::exists(&config.storage, &name)? || target.is_some_and(leads_nowhere) {
         return Ok(None);
     }
     Ok(layers::resolve(&config.storage, &[name])?.pop())
@@ -298,18 +318,10 @@ fn put_layer(
     let path = layer.part.path(dir);
     let mut content = Digesting::new(File::open(&path).act("open", &path)?, bar);
     let file_name = match &layer.image {
-        Some(ending) => {
-            let mut file =
-                File::options().write(true).create_new(true).mode(0o644).open(&new).act("create", &new)?;
-            io::copy(&mut content, &mut file).act("write", &new)?;
-            format!("{}.{ending}", layer.name)
-        }
-        None => {
-            fs::DirBuilder::new().mode(0o755).create(&new).act("create", &new)?;
-            archive::unpack(&mut content, &walk::open(&new)?)?;
-            layer.name.clone()
-        }
+        Some(ending) => format!("{}.{ending}", layer.name),
+        None => layer.name.clone(),
     };
+    unpack(&mut content, &new, layer.image.is_some())?;
     // It was verified before; a disk may have changed its mind.
     if rest(content)?.0 != layer.part.sha256 {
         clear(&new)?;
@@ -357,9 +369,53 @@ fn put_layer(
     Ok(aside)
 }
 
+/// Puts a generation of a layer in place. Returns where what was in its way is now.
+fn put_generation(
+    config: &Config,
+    dir: &Path,
+    layer: &manifest::Layer,
+    record: &Record,
+    bar: &ProgressBar,
+) -> Result<Vec<PathBuf>> {
+    let storage = &config.storage;
+    let workshop = Workshop::open(storage)?;
+    let path = layer.part.path(dir);
+    let mut content = Digesting::new(File::open(&path).act("open", &path)?, bar);
+    let image = layer.image.as_deref().and_then(layers::format_of);
+    let from = Form { path: workshop.place("content"), image };
+    unpack(&mut content, &from.path, image.is_some())?;
+    // It was verified before; a disk may have changed its mind.
+    if rest(content)?.0 != layer.part.sha256 {
+        return Err(Error::Unfit { path, why: "was changed while it was read".into() });
+    }
+    let away = |old: &layers::Layer| away(&storage.lowerdirs, old);
+    let (made, aside) = workshop.bring_back(&layer_name(&layer.name)?, &from, record, &away, bar)?;
+    let is = made.record.map(|record| record.digest);
+    if is.as_ref() != Some(&record.digest) {
+        bar.suspend(|| {
+            say(format_args!(
+                "Layer {} was not what it had been made to be when it was backed up: it is {} here.",
+                layer.name, made.name
+            ));
+        });
+    }
+    Ok(aside)
+}
+
+/// Makes a tree of an archive, or copies an image.
+fn unpack(content: &mut Digesting<File>, new: &Path, image: bool) -> Result<()> {
+    if image {
+        let mut file =
+            File::options().write(true).create_new(true).mode(0o644).open(new).act("create", new)?;
+        return io::copy(content, &mut file).act("write", new).map(drop);
+    }
+    fs::DirBuilder::new().mode(0o755).create(new).act("create", new)?;
+    archive::unpack(content, &walk::open(new)?)
+}
+
 /// The name under which a layer is set aside: with the time, and a number where that is taken.
 fn away(lowerdirs: &Path, layer: &layers::Layer) -> Result<PathBuf> {
-    let (name, ending) = (format!("{}-{}", layer.name, aside::stamp()?), ending(layer));
+    let (name, ending) = (format!("{}-{}", layer.name.name(), aside::stamp()?), ending(layer));
     let ending = ending.map(|ending| format!(".{ending}")).unwrap_or_default();
     let mut names = (1..).map(|number| lowerdirs.join(aside::numbered(&name, number) + &ending));
     // The caller renames without replacing, should this look be wrong.

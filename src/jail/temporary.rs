@@ -147,6 +147,12 @@ impl Temporary {
     pub fn nobody() -> &'static str {
         NOBODY.0
     }
+
+    /// Whether this is the id of that user.
+    #[must_use]
+    pub fn is_nobody(uid: u32) -> bool {
+        uid == NOBODY.1
+    }
 }
 
 fn raise(
@@ -223,8 +229,13 @@ impl Name {
                 made => made.act("create", &runtime::runs().join(&text))?,
             }
             // Whoever clears up may have taken the new corner for a left-over.
-            if let Some(name) = Self::hold(&text)? {
-                return Ok(name);
+            match Self::hold(&text) {
+                Ok(Some(name)) => return Ok(name),
+                Ok(None) => {}
+                Err(error) => {
+                    let _ = fs::remove_dir(runtime::runs().join(&text));
+                    return Err(error);
+                }
             }
         }
         Err(Error::Busy { user: pid.to_string(), seconds: 0 })

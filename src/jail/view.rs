@@ -160,7 +160,8 @@ pub fn close(corner: &Corner, log: &mut Log) -> Result<Outcome> {
             }
             unmounted => unmounted.act("unmount", &place)?,
         }
-        if corner.view()?.is_some() {
+        // If that cannot be told, unmount(2) has said it.
+        if matches!(corner.view(), Ok(Some(_))) {
             let is = "still mounted".into();
             return Err(Error::Surprise { what: "the jail", wanted: "unmounted".into(), is });
         }
@@ -338,19 +339,31 @@ impl Place {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => false,
             made => made.act("create", &path).map(|()| true)?,
         };
-        let unfit = |why: &str| Err(Error::Unfit { path: path.clone(), why: why.into() });
-        let meta = fs::symlink_metadata(&path).act("examine", &path)?;
+        match Self::fit(jails, &path) {
+            Ok(dir) => Ok(Self { path, dir, made }),
+            Err(error) => {
+                if made {
+                    let _ = fs::remove_dir(&path);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens it if it can be mounted on.
+    fn fit(jails: &Path, path: &Path) -> Result<OwnedFd> {
+        let unfit = |why: &str| Err(Error::Unfit { path: path.to_owned(), why: why.into() });
+        let meta = fs::symlink_metadata(path).act("examine", path)?;
         if !meta.is_dir() {
             return unfit("is not a directory; move it away");
         }
         if meta.dev() != fs::metadata(jails).act("examine", jails)?.dev() {
             return unfit("has something else mounted on it; unmount that first");
         }
-        if fs::read_dir(&path).act("list", &path)?.next().is_some() {
+        if fs::read_dir(path).act("list", path)?.next().is_some() {
             return unfit("is not empty, and the mount would hide what is in it; move that away");
         }
-        let dir = open_dir(&path)?;
-        Ok(Self { path, dir, made })
+        open_dir(path)
     }
 
     fn unmake(self) {

@@ -34,6 +34,9 @@ use crate::walk::{self, Size};
 /// Where workshops are, in the directory of layers. No layer is called so.
 const MAKING: &str = ".making";
 
+/// What a workshop has put beside the layers: the name of a file there. Once a layer is that, it says nothing any more.
+const PUT: &str = "put";
+
 /// The version of [`Record`] that this program writes and reads.
 const FORMAT: u32 = 1;
 
@@ -89,6 +92,21 @@ pub struct Made {
     pub command: Vec<String>,
     /// The layers below, topmost first.
     pub from: Vec<LayerName>,
+}
+
+impl Made {
+    /// The record of what is made now.
+    fn record(self, digest: &str, size: Size) -> Record {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let Self { how, command, from } = self;
+        let ojail = env!("CARGO_PKG_VERSION").into();
+        Record { format: FORMAT, digest: digest.to_owned(), at, how, command, from, size, ojail }
+    }
+}
+
+/// A layer's generation of this content.
+fn generation(name: &LayerName, digest: &str) -> LayerName {
+    name.at(digest.get(..GENERATION).unwrap_or_default())
 }
 
 /// One generation, as it lies in the directory of layers.
@@ -210,6 +228,13 @@ pub fn one(storage: &Storage, name: &LayerName) -> Result<Generation> {
 fn read(path: &Path) -> Option<Record> {
     let record: Record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     (record.format == FORMAT).then_some(record)
+}
+
+/// What is known of the generation that a layer is; `None` if it has none, or no good record.
+#[must_use]
+pub fn record_of(storage: &Storage, layer: &Layer) -> Option<Record> {
+    layer.generation.as_ref()?;
+    read(&storage.lowerdirs.join(format!("{}.json", layer.full())))
 }
 
 /// Names in a directory that are text; none if it is not there.
@@ -445,27 +470,43 @@ impl<'a> Workshop<'a> {
         progress: &ProgressBar,
     ) -> Result<Generation> {
         free_for(self.storage, name)?;
-        // As a layer must be to be taken, whatever it came out of.
-        std::os::unix::fs::lchown(tree, Some(0), Some(0)).act("give to root", tree)?;
-        let mode = fs::symlink_metadata(tree).act("examine", tree)?.mode() & 0o7777 & !0o022;
-        fs::set_permissions(tree, std::os::unix::fs::PermissionsExt::from_mode(mode))
-            .act("set the mode of", tree)?;
+        fit(tree)?;
         let (digest, size) = digest(tree, progress)?;
         // The content before its name: a generation that is there is whole, also after the power failed.
         syncfs(walk::open(tree)?).act("sync", tree)?;
         let _lock = runtime::layers(Layers::Change)?;
         let generation = self.record(name, &digest, size, made)?;
-        let forms = self.forms(&generation)?;
-        let file = match forms.first() {
-            Some(file) => file.clone(),
-            None => {
-                let to = self.storage.lowerdirs.join(generation.as_str());
-                renameat_with(CWD, tree, CWD, &to, RenameFlags::NOREPLACE).map_err(|e| renamed(e, tree))?;
-                generation.to_string()
-            }
-        };
-        self.point(&generation, &file)?;
-        one(self.storage, &generation)
+        self.place_and_point(&generation, tree, generation.as_str())
+    }
+
+    /// Gives what is in this workshop its place as this file of its generation, unless that is there in some form, and makes the layer
+    /// this generation. After an error it is in the workshop again. The caller has the lock.
+    fn place_and_point(&self, generation: &LayerName, from: &Path, file: &str) -> Result<Generation> {
+        let forms = self.forms(generation)?;
+        let to = self.storage.lowerdirs.join(file);
+        if forms.is_empty() {
+            self.put(from, file)?;
+        }
+        let file = forms.first().map_or(file, String::as_str);
+        // Looked at before: behind the step nothing may fail that can fail here.
+        let pointed = one(self.storage, generation).and_then(|made| {
+            self.point(generation, file)?;
+            Ok(Generation { current: true, ..made })
+        });
+        if pointed.is_err() && forms.is_empty() {
+            // It would stay for ever as a generation that nobody asked for. Its record goes with the next workshop.
+            let _ = renameat_with(CWD, &to, CWD, from, RenameFlags::NOREPLACE);
+        }
+        pointed
+    }
+
+    /// Gives something in this workshop its place beside the layers. Should this process be killed before a layer is that, the next
+    /// workshop takes it away again, by the note that is left here.
+    fn put(&self, from: &Path, file: &str) -> Result<()> {
+        let note = self.place(PUT);
+        fs::write(&note, file).act("write", &note)?;
+        let to = self.storage.lowerdirs.join(file);
+        renameat_with(CWD, from, CWD, &to, RenameFlags::NOREPLACE).map_err(|e| renamed(e, from))
     }
 
     /// As [`Workshop::finish`], of what is an image already, on the same file system.
@@ -487,17 +528,116 @@ impl<'a> Workshop<'a> {
         File::open(image).and_then(|file| file.sync_all()).act("sync", image)?;
         let _lock = runtime::layers(Layers::Change)?;
         let generation = self.record(name, &digest, size, made)?;
-        let file = match self.forms(&generation)?.first() {
-            Some(file) => file.clone(),
+        self.place_and_point(&generation, image, &format!("{generation}.{}", format.name()))
+    }
+
+    /// Brings back a generation that a backup has, with the record that it had if its content is still of that; and makes the layer this
+    /// generation, unless `name` is the generation's own. What is in the way is renamed as `away` says: a layer that somebody made by
+    /// hand, and forms of this generation whose content is not. Those are returned, by their new names.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] if an image cannot be mounted, or what is in the way cannot be renamed; [`Error::Act`].
+    pub fn bring_back(
+        &self,
+        name: &LayerName,
+        from: &Form,
+        record: &Record,
+        away: &dyn Fn(&Layer) -> Result<PathBuf>,
+        progress: &ProgressBar,
+    ) -> Result<(Generation, Vec<PathBuf>)> {
+        let lowerdirs = &self.storage.lowerdirs;
+        fit(&from.path)?;
+        let (digest, size) = self.examine(from, progress)?;
+        match from.image {
+            None => syncfs(walk::open(&from.path)?).act("sync", &from.path)?,
+            Some(_) => File::open(&from.path).and_then(|file| file.sync_all()).act("sync", &from.path)?,
+        }
+        // Before the lock: logins wait for that.
+        let own = generation(name, &digest);
+        let (mut sound, mut damaged) = (None, Vec::new());
+        for layer in self.forms(&own)?.iter().filter_map(|file| self.layer(file)) {
+            match self.examine(&Form { path: layer.path.clone(), image: layer.image }, progress) {
+                Ok((is, _)) if is == digest => sound = sound.or(Some(layer)),
+                _ => damaged.push(layer),
+            }
+        }
+
+        let _lock = runtime::layers(Layers::Change)?;
+        let record = match record.digest == digest {
+            true => record.clone(),
+            false => Made { how: How::Restore, command: Vec::new(), from: Vec::new() }.record(&digest, size),
+        };
+        let own = self.keep_record(name, record)?;
+        let mut aside = Vec::new();
+        let ending = from.image.map(|format| format!(".{}", format.name())).unwrap_or_default();
+        let file = match &sound {
+            Some(layer) => layer.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             None => {
-                let file = format!("{generation}.{}", format.name());
-                let to = self.storage.lowerdirs.join(&file);
-                fs::rename(image, &to).act("put in place", &to)?;
+                let file = format!("{own}{ending}");
+                let to = lowerdirs.join(&file);
+                match damaged.iter().position(|layer| layer.path == to) {
+                    // One that is not to be a layer's is not noted to be taken away again.
+                    None if name.generation().is_some() => {
+                        renameat_with(CWD, &from.path, CWD, &to, RenameFlags::NOREPLACE)
+                            .map_err(|e| renamed(e, &from.path))?;
+                    }
+                    None => self.put(&from.path, &file)?,
+                    Some(number) => aside.push(self.exchange(&from.path, &damaged.remove(number), away)?),
+                }
                 file
             }
         };
-        self.point(&generation, &file)?;
-        one(self.storage, &generation)
+        if name.generation().is_none() {
+            let by_hand = super::resolve(self.storage, std::slice::from_ref(name))
+                .ok()
+                .and_then(|mut layers| layers.pop())
+                .filter(|layer| layer.generation.is_none());
+            match by_hand {
+                Some(layer) if layer.image.is_none() => {
+                    let link = self.place("link");
+                    symlink(&file, &link).act("create", &link)?;
+                    aside.push(self.exchange(&link, &layer, away)?);
+                }
+                Some(layer) => {
+                    self.point(&own, &file)?;
+                    aside.push(set_aside(&layer, away)?);
+                }
+                None => self.point(&own, &file)?,
+            }
+        }
+        if sound.is_none() {
+            for layer in &damaged {
+                aside.push(set_aside(layer, away)?);
+            }
+        }
+        sync(lowerdirs)?;
+        Ok((one(self.storage, &own)?, aside))
+    }
+
+    /// Something in this workshop changes places with a layer, in one step, and that is aside then. At no moment is there none.
+    fn exchange(
+        &self,
+        new: &Path,
+        layer: &Layer,
+        away: &dyn Fn(&Layer) -> Result<PathBuf>,
+    ) -> Result<PathBuf> {
+        // First by the name of what is set aside: a kill in between leaves the new one there, never the old one in a workshop, which is
+        // cleared.
+        let away = away(layer)?;
+        renameat_with(CWD, new, CWD, &away, RenameFlags::NOREPLACE).act("put in place", &away)?;
+        if let Err(e) = renameat_with(CWD, &away, CWD, &layer.path, RenameFlags::EXCHANGE) {
+            let _ = renameat_with(CWD, &away, CWD, new, RenameFlags::NOREPLACE);
+            return Err(renamed(e, &layer.path));
+        }
+        Ok(away)
+    }
+
+    /// A form of a generation by its file's name.
+    fn layer(&self, file: &str) -> Option<Layer> {
+        let (name, ending) = parse(file)?;
+        let generation = name.generation().map(str::to_owned);
+        let image = ending.and_then(super::format_of);
+        Some(Layer { name, generation, path: self.storage.lowerdirs.join(file), image })
     }
 
     /// Puts an image beside the other forms of its generation, and makes it the one that is taken. It is in this workshop, and has
@@ -603,7 +743,15 @@ impl<'a> Workshop<'a> {
                     let _ = fs::remove_file(lowerdirs.join(format!("{generation}.json")));
                     return Err(renamed(e, &layer.path));
                 }
-                sync(lowerdirs)?;
+                if let Err(e) = sync(lowerdirs) {
+                    // What is reported as failed has not happened.
+                    let back = renameat_with(CWD, &layer.path, CWD, &own, RenameFlags::EXCHANGE);
+                    if back.is_ok() {
+                        let _ = fs::remove_file(&own);
+                        let _ = fs::remove_file(lowerdirs.join(format!("{generation}.json")));
+                    }
+                    return Err(e);
+                }
             }
             Some(ending) => {
                 let file = format!("{generation}.{}", ending.to_string_lossy());
@@ -617,7 +765,8 @@ impl<'a> Workshop<'a> {
                     linked => linked.act("create", &own)?,
                 }
                 self.point(&generation, &file)?;
-                fs::remove_file(&layer.path).act("remove", &layer.path)?;
+                // Else by the next workshop: it is a second name of the same image.
+                let _ = fs::remove_file(&layer.path);
             }
         }
         one(self.storage, &generation)
@@ -688,10 +837,14 @@ impl<'a> Workshop<'a> {
     /// Writes the record, and returns the name with the generation. An older record of the same content stays. The caller has the
     /// lock.
     fn record(&self, name: &LayerName, digest: &str, size: Size, made: Made) -> Result<LayerName> {
-        let generation = name.at(digest.get(..GENERATION).unwrap_or_default());
+        self.keep_record(name, made.record(digest, size))
+    }
+
+    fn keep_record(&self, name: &LayerName, record: Record) -> Result<LayerName> {
+        let generation = generation(name, &record.digest);
         let path = self.storage.lowerdirs.join(format!("{generation}.json"));
         if let Some(other) = read(&path) {
-            if other.digest == *digest {
+            if other.digest == record.digest {
                 return Ok(generation);
             }
             let why = format!(
@@ -700,11 +853,6 @@ impl<'a> Workshop<'a> {
             );
             return Err(Error::Layer { name: generation.to_string(), why });
         }
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let Made { how, command, from } = made;
-        let ojail = env!("CARGO_PKG_VERSION").into();
-        let record =
-            Record { format: FORMAT, digest: digest.to_owned(), at, how, command, from, size, ojail };
         let text = serde_json::to_vec_pretty(&record).map_err(std::io::Error::from).act("write", &path)?;
         let new = self.place("record.json");
         let mut options = File::options();
@@ -732,17 +880,39 @@ impl<'a> Workshop<'a> {
         Ok(forms)
     }
 
-    /// Lets the layer's link name this file, in one step. The caller has the lock.
+    /// Lets the layer's link name this file, in one step. The caller has the lock. After an error the link is what it was.
     fn point(&self, generation: &LayerName, file: &str) -> Result<()> {
+        let lowerdirs = &self.storage.lowerdirs;
+        let link = lowerdirs.join(generation.name());
+        let old = match fs::read_link(&link) {
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            target => Some(target.act("read", &link)?),
+        };
+        // Opened before: behind the rename nothing may fail that can fail here.
+        let dir = File::open(lowerdirs).act("open", lowerdirs)?;
+        self.link(Path::new(file), &link)?;
+        let Err(e) = dir.sync_all() else { return Ok(()) };
+        // Not known to be on the disk: what is reported as failed has not happened.
+        let back = match old {
+            Some(target) => self.link(&target, &link),
+            None => fs::remove_file(&link).act("remove", &link),
+        };
+        if back.is_err() {
+            let why = format!("is {file} now, but after a power failure may be what it was: {e}");
+            return Err(Error::Layer { name: generation.name().to_owned(), why });
+        }
+        Err(e).act("sync", lowerdirs)
+    }
+
+    /// Puts a link in place, over one that is there.
+    fn link(&self, target: &Path, link: &Path) -> Result<()> {
         let new = self.place("link");
         match fs::remove_file(&new) {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             removed => removed.act("remove", &new)?,
         }
-        symlink(file, &new).act("create", &new)?;
-        let link = self.storage.lowerdirs.join(generation.name());
-        fs::rename(&new, &link).act("put in place", &link)?;
-        sync(&self.storage.lowerdirs)
+        symlink(target, &new).act("create", &new)?;
+        fs::rename(&new, link).act("put in place", link)
     }
 }
 
@@ -772,8 +942,8 @@ pub fn free_for(storage: &Storage, name: &LayerName) -> Result<()> {
     Ok(())
 }
 
-/// Clears what a kill left: workshops that nobody holds, records of what was never finished, links that lead to themselves, and an
-/// adopted image's second name.
+/// Clears what a kill left: workshops that nobody holds, records of what was never finished, links that lead to themselves or have the
+/// name of something set aside, and an adopted image's second name.
 ///
 /// # Errors
 /// [`Error::Act`], [`Error::Unfit`].
@@ -783,6 +953,7 @@ pub fn clear(storage: &Storage) -> Result<()> {
         let dir = above.join(&file);
         if let Tried::Locked(_lock) = try_lock(&dir)? {
             unmount_below(&dir)?;
+            take_back(storage, &dir)?;
             discard(&above, &dir)?;
         }
     }
@@ -791,11 +962,19 @@ pub fn clear(storage: &Storage) -> Result<()> {
     let mut files = files(&storage.lowerdirs)?;
     let path = |file: &String| storage.lowerdirs.join(file);
     let itself = |file: &String| fs::read_link(path(file)).is_ok_and(|target| target == Path::new(file));
-    for file in files.iter().filter(|file| itself(file)) {
+    // What was about to change places with a layer that a restore sets aside.
+    let half_aside = |file: &String| {
+        let target = fs::read_link(path(file)).ok().and_then(|target| parse(target.to_str()?));
+        let of = target.and_then(|(name, _)| file.strip_prefix(name.name()).map(str::to_owned));
+        of.is_some_and(|time| time.starts_with("-2") && time.contains('T') && time.contains('Z'))
+    };
+    for file in files.iter().filter(|file| itself(file) || half_aside(file)) {
         fs::remove_file(path(file)).act("remove", path(file).as_path())?;
     }
-    // Not taken for content below.
-    files.retain(|file| fs::symlink_metadata(path(file)).is_ok());
+    // Not taken for content below. What cannot be examined is there: its record must not go.
+    let is_gone =
+        |file: &String| fs::symlink_metadata(path(file)).is_err_and(|e| e.kind() == ErrorKind::NotFound);
+    files.retain(|file| !is_gone(file));
     for file in &files {
         let of_nothing = match file.strip_suffix(".json").map(LayerName::parse) {
             Some(Ok(name)) if name.generation().is_some() => {
@@ -808,6 +987,22 @@ pub fn clear(storage: &Storage) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Takes what a killed maker has put beside the layers into its workshop again, if no layer is that and no jail stands on it.
+fn take_back(storage: &Storage, workshop: &Path) -> Result<()> {
+    let Ok(file) = fs::read_to_string(workshop.join(PUT)) else { return Ok(()) };
+    let Some((generation, _)) = parse(&file) else { return Ok(()) };
+    let (path, link) = (storage.lowerdirs.join(&file), storage.lowerdirs.join(generation.name()));
+    let _lock = runtime::layers(Layers::Change)?;
+    let target = fs::read_link(link).ok().and_then(|target| parse(target.to_str()?));
+    if target.is_some_and(|(is, _)| is == generation) || !users_of(&in_use()?, &path).is_empty() {
+        return Ok(());
+    }
+    match renameat_with(CWD, &path, CWD, workshop.join("unfinished"), RenameFlags::NOREPLACE) {
+        Err(rustix::io::Errno::NOENT) => Ok(()),
+        taken => taken.map_err(|e| renamed(e, &path)),
+    }
 }
 
 /// Whether this image lies there once more, as the generation that its layer is.
@@ -856,6 +1051,21 @@ fn unescaped(text: &str) -> OsString {
         }
     }
     OsString::from_vec(bytes)
+}
+
+/// Makes a tree as a layer must be to be taken, whatever it came out of.
+fn fit(tree: &Path) -> Result<()> {
+    std::os::unix::fs::lchown(tree, Some(0), Some(0)).act("give to root", tree)?;
+    let mode = fs::symlink_metadata(tree).act("examine", tree)?.mode() & 0o7777 & !0o022;
+    fs::set_permissions(tree, std::os::unix::fs::PermissionsExt::from_mode(mode)).act("set the mode of", tree)
+}
+
+/// Renames a layer to a name that nothing has. Returns it.
+fn set_aside(layer: &Layer, away: &dyn Fn(&Layer) -> Result<PathBuf>) -> Result<PathBuf> {
+    let away = away(layer)?;
+    renameat_with(CWD, &layer.path, CWD, &away, RenameFlags::NOREPLACE)
+        .map_err(|e| renamed(e, &layer.path))?;
+    Ok(away)
 }
 
 /// What rename(2) says of a directory that cannot be taken from its place.

@@ -107,6 +107,95 @@ fn a_backup_on_a_bare_host_gives_the_same_jails() {
     assert_eq!(names(&third, "/plain"), names(&host, "/backup"));
 }
 
+const LOWERDIRS: &str = "/srv/overlay/lowerdirs";
+
+/// Two generations of one layer, of which a profile names the older one, and a packed layer; and somebody who stands on them.
+fn of_generations() -> Host {
+    let host = lab::host().user(User::new("alice").uid(1001).groups(["jailed"])).config(&config("")).start();
+    host.root("cd /srv/overlay; mkdir -m 755 one; mkdir -m 700 upperdirs; mkdir -m 755 upperdirs/alice").ok();
+    host.exec(["python3", "-c", crate::EVERYTHING, "/srv/overlay/one"]).ok();
+    host.root(
+        r#"set -e
+        echo 1 > /srv/overlay/upperdirs/alice/number; find /srv/overlay/one -type s -delete; rm /srv/overlay/one/closed/whiteout /srv/overlay/one/sparse
+        ojail layer build debian --from-dir /srv/overlay/one
+        mkdir /srv/two; echo packed > /srv/two/packed; ojail layer build packed --from-dir /srv/two; ojail layer pack packed
+        old=$(readlink /srv/overlay/lowerdirs/debian)
+        echo 2 > /srv/overlay/one/two; ojail layer build debian --from-dir /srv/overlay/one
+        sed -i 's/"debian"\]/"packed", "debian"]/' /etc/ojail/ojail.toml
+        printf '[profiles.old]\nlayers = ["%s"]\n' $old >> /etc/ojail/ojail.toml"#,
+    )
+    .ok();
+    host
+}
+
+/// Links, and records byte for byte.
+fn generations(host: &Host) -> String {
+    host.root("cd /srv/overlay/lowerdirs; for f in *; do [ ! -L $f ] || echo $f $(readlink $f); done; sha256sum *.json").text()
+}
+
+#[test]
+fn generations_come_back_as_what_they_were_with_their_records_and_links() {
+    lab::require_root!();
+    lab::require!(lab::must::loop_devices());
+    let host = of_generations();
+    let (links, content) = (generations(&host), whole(&host, &format!("{LOWERDIRS}/debian/")));
+    assert!(links.contains("packed packed@") && links.contains(".erofs"), "{links}");
+    host.root("ojail backup /backup").ok();
+    let layers = manifest(&host, "/backup")["layers"].as_array().unwrap().clone();
+    assert_eq!(layers.len(), 3, "{layers:?}");
+    assert!(layers.iter().all(|layer| layer["record"]["how"] == "build"), "{layers:?}");
+
+    let bare = || {
+        let other = bare(&host, &[("alice", 1001)]);
+        other
+            .root("cat > /etc/ojail/ojail.toml")
+            .stdin(fs::read(host.path("/etc/ojail/ojail.toml")).unwrap())
+            .ok();
+        other
+    };
+    let other = bare();
+    other.root("ojail restore /backup").ok();
+    let is_restored = |other: &Host| {
+        assert_same(&generations(other), &links);
+        assert_same(&whole(other, &format!("{LOWERDIRS}/debian/")), &content);
+        other.root("ojail layer verify").ok();
+        let said = other.root("ojail restore /backup").text();
+        assert_eq!(said, "0 layers and 0 users are restored, 4 were there already, 0 failed.");
+    };
+    is_restored(&other);
+    assert_eq!(other.root("ls -A /srv/overlay/lowerdirs/.making").text(), "");
+
+    // Another generation since: a refusal, and with force a step back to the one that is still there.
+    other.root("echo 3 > /srv/three; mkdir /srv/o; mv /srv/three /srv/o; ojail layer build debian --from-dir /srv/o").ok();
+    let refused = other.root("ojail restore /backup").fails();
+    assert!(refused.stderr.contains("not as in the backup: layer debian; `--force`"), "{refused}");
+    other.root("ojail restore --force /backup").ok();
+    assert_same(&whole(&other, &format!("{LOWERDIRS}/debian/")), &content);
+    other.root("ojail layer verify").ok();
+
+    // Packed otherwise, it is the same.
+    let third = bare();
+    third.root("ojail restore /backup; ojail layer unpack packed; ojail layer pack debian").ok();
+    let said = third.root("ojail restore /backup").text();
+    assert_eq!(said, "0 layers and 0 users are restored, 4 were there already, 0 failed.");
+
+    // Changed by hand, which no generation may be: it is set aside. The packed one was cut short.
+    let fourth = bare();
+    fourth.root("ojail restore /backup; cd /srv/overlay/lowerdirs; echo x > debian/two; truncate -s -4096 packed@*.erofs").ok();
+    fourth.root("ojail layer verify").fails();
+    let said = fourth.root("ojail restore --force /backup").text();
+    assert_eq!(said.matches("What it replaces is /srv/overlay/lowerdirs/").count(), 2, "{said}");
+    assert_eq!(fourth.root("cat /srv/overlay/lowerdirs/debian-2*/two").text(), "x");
+    is_restored(&fourth);
+
+    // In the place of some that somebody made by hand.
+    let fifth = bare();
+    fifth.root("mkdir -m 700 -p /srv/overlay/lowerdirs; cd /srv/overlay/lowerdirs; mkdir -m 755 debian packed; echo hand > debian/hand").ok();
+    fifth.root("ojail restore --force /backup").ok();
+    assert_eq!(fifth.root("cat /srv/overlay/lowerdirs/debian-2*/hand").text(), "hand");
+    is_restored(&fifth);
+}
+
 #[test]
 fn users_go_on_after_a_real_backup_and_restore() {
     lab::require_root!();

@@ -61,12 +61,27 @@ pub(crate) fn act<'a>(
 
 /// A host with a layer, the changes of two users, and a backup of these; and what [`OTHER`] takes.
 pub(crate) fn two() -> Host {
+    two_of("true", "true")
+}
+
+/// The same with a layer that has generations, where [`OTHER`] has one of the same name that somebody made by hand; or the same
+/// generation, but with something added by hand.
+pub(crate) fn generations(by_hand: bool) -> Host {
+    let other = if by_hand {
+        "cd lowerdirs; mv debian@*[0-9a-f] new; rm debian*; mv new debian; cd .."
+    } else {
+        "true"
+    };
+    two_of("ojail layer adopt debian", other)
+}
+
+fn two_of(layer: &str, other: &str) -> Host {
     let host = lab::host()
         .user(User::new("alice").uid(1001).groups(["jailed"]))
         .user(User::new("dora").uid(1002).groups(["jailed"]))
         .config(&config(""))
         .start();
-    host.root(
+    host.root(&
         r#"set -e
          umask 022; mkdir -p /srv/overlay/lowerdirs/debian/etc /srv/overlay/upperdirs/alice/etc /srv/overlay/upperdirs/dora /var/lib/ojail/users
          mkdir /srv/overlay/workdirs /srv/overlay/asidedirs
@@ -76,19 +91,28 @@ pub(crate) fn two() -> Host {
          echo dora > /srv/overlay/upperdirs/dora/dora
          printf 'pool = 524288\nuid = 1001\n' > /var/lib/ojail/users/alice.toml
          printf 'pool = 589824\nuid = 1002\n' > /var/lib/ojail/users/dora.toml
+         LAYER
          ojail backup /backup; ojail backup - > /stream
          cd /srv/overlay; mkdir other; cp -a *dirs /var/lib/ojail/users other; cp -a /backup other
-         cd other; rm -r upperdirs/dora users/dora.toml; echo new > upperdirs/alice/new; echo new > lowerdirs/debian/etc/new"#,
+         cd other; rm -r upperdirs/dora users/dora.toml; echo new > upperdirs/alice/new; echo new > lowerdirs/debian/etc/new
+         OTHER"#.replace("LAYER", layer).replace("OTHER", other),
     )
     .ok();
     host
 }
 
 /// As on a host where ojail has just been installed.
-pub(crate) const BARE: &str = "rm -rf /srv/overlay/*dirs /var/lib/ojail/* /run/ojail";
+const BARE: &str = "rm -rf /srv/overlay/*dirs /var/lib/ojail/* /run/ojail";
 /// With everything that the backup has, but other changes of alice's and other content of the layer; dora is not there.
 pub(crate) const OTHER: &str = "rm -rf /srv/overlay/*dirs /var/lib/ojail/*; cp -a /srv/overlay/other/*dirs /srv/overlay; \
                                 cp -a /srv/overlay/other/users /var/lib/ojail";
+
+/// Of a backup, on a bare host and on another, with what is there before.
+pub(crate) const RESTORES: [(&str, &str); 3] = [
+    ("ojail restore /backup", BARE),
+    ("ojail restore - < /stream", BARE),
+    ("ojail restore --force /backup", OTHER),
+];
 
 /// The lines of one state that another has not.
 fn beyond<'a>(one: &'a str, other: &str) -> Vec<&'a str> {
@@ -146,46 +170,55 @@ fn a_kill_at_any_system_call_of_a_snapshot_or_its_restore_leaves_the_old_or_the_
     kill_one_step(&ONE_STEP[4..]);
 }
 
-/// Kills what has several steps: nothing that was there is lost, whatever the step, and once more is enough.
+/// What is left of an act of several steps that did not come to its end. Nothing that was there is lost, and once more is enough.
+fn between(act: &Act<'_>, (old, new): (&str, &str), at: &str) {
+    let now = (act.state)();
+    // By its content alone: it may have come to another place.
+    let contents = |state: &str| -> Vec<String> {
+        let kept =
+            state.lines().filter(|line| !["ids", "work", "backup"].iter().any(|word| line.starts_with(word)));
+        kept.filter_map(|line| line.rsplit(' ').next().map(str::to_owned)).collect()
+    };
+    for content in contents(old) {
+        assert!(contents(&now).contains(&content), "{at}: {content} is lost\n{now}\nwas\n{old}");
+    }
+    assert!(!now.contains("DAMAGED"), "{at}:\n{now}");
+    // In each place is what was there before, what should be there, or nothing if nothing was.
+    for line in now.lines() {
+        let known = [old, new].iter().any(|state| state.lines().any(|other| other == line));
+        let copy = line.starts_with("layer ") && contents(new).iter().any(|content| line.ends_with(content));
+        assert!(known || copy, "{at}: {line}\nis neither in\n{old}\nnor in\n{new}");
+    }
+    act.host.root(act.command).ok();
+    let end = (act.state)();
+    assert_eq!(beyond(new, &end), [""; 0], "{at}, and once more:\n{end}");
+    // A copy of the new that was about to change places with the old.
+    let more = beyond(&end, new);
+    assert!(
+        more.is_empty()
+            || more.len() == 1
+                && more[0].starts_with("layer debian aside ")
+                && contents(new).iter().filter(|content| more[0].ends_with(*content)).count() > 0,
+        "{at}, and once more: {more:?}"
+    );
+    assert_eq!(rubbish(act.host), "", "{at}, and once more");
+}
+
 fn kill_steps(act: &Act<'_>) {
     let (old, new) = act.states();
-    let mut between = 0;
-    act.kill(|at| {
-        let now = (act.state)();
-        // By its content alone: it may have come to another place.
-        let contents = |state: &str| -> Vec<String> {
-            let kept = state
-                .lines()
-                .filter(|line| !["ids", "work", "backup"].iter().any(|word| line.starts_with(word)));
-            kept.filter_map(|line| line.rsplit(' ').next().map(str::to_owned)).collect()
-        };
-        for content in contents(&old) {
-            assert!(contents(&now).contains(&content), "{at}: {content} is lost\n{now}\nwas\n{old}");
+    act.kill(|at| between(act, (&old, &new), at));
+}
+
+/// As [`Act::fail`], for an act of several steps: what it has not done is as it was, and what it says to have done is.
+pub(crate) fn fail_steps(act: &Act<'_>) {
+    let (old, new) = act.states();
+    let errors = act.fail_and(|at, output| {
+        if output.status.success() {
+            assert_eq!((act.state)(), new, "{at}: {output}");
         }
-        assert!(!now.contains("DAMAGED"), "{at}:\n{now}");
-        // In each place is what was there before, what should be there, or nothing if nothing was.
-        for line in now.lines() {
-            let known = [&old, &new].iter().any(|state| state.lines().any(|other| other == line));
-            let copy =
-                line.starts_with("layer ") && contents(&new).iter().any(|content| line.ends_with(content));
-            assert!(known || copy, "{at}: {line}\nis neither in\n{old}\nnor in\n{new}");
-        }
-        between += usize::from(now != old && now != new);
-        act.host.root(act.command).ok();
-        let end = (act.state)();
-        assert_eq!(beyond(&new, &end), [""; 0], "{at}, and once more:\n{end}");
-        // A copy of the new that was about to change places with the old.
-        let more = beyond(&end, &new);
-        assert!(
-            more.is_empty()
-                || more.len() == 1
-                    && more[0].starts_with("layer debian aside ")
-                    && contents(&new).iter().filter(|content| more[0].ends_with(*content)).count() > 0,
-            "{at}, and once more: {more:?}"
-        );
-        assert_eq!(rubbish(act.host), "", "{at}, and once more");
+        between(act, (&old, &new), &format!("{at}: {output}"));
     });
-    eprintln!("{}: {between} between the first step and the last", act.command);
+    assert!(errors > 20, "{}: {errors} errors only", act.command);
 }
 
 #[test]
@@ -201,12 +234,19 @@ fn a_kill_at_any_system_call_of_forget_loses_nothing_and_the_next_comes_to_the_e
 fn a_kill_at_any_system_call_of_a_restore_loses_nothing_and_the_next_comes_to_the_end() {
     lab::require_root!();
     let host = two();
-    for (command, begin) in [
-        ("ojail restore /backup", BARE),
-        ("ojail restore - < /stream", BARE),
-        ("ojail restore --force /backup", OTHER),
-    ] {
+    for (command, begin) in RESTORES {
         kill_steps(&Act { host: &host, command, begin: begin.into(), state: &|| belongings(&host) });
+    }
+}
+
+#[test]
+fn a_kill_at_any_system_call_of_a_restore_of_generations_loses_nothing_and_the_next_comes_to_the_end() {
+    lab::require_root!();
+    for by_hand in [true, false] {
+        let host = generations(by_hand);
+        let command = "ojail restore --force /backup";
+        kill_steps(&Act { host: &host, command, begin: OTHER.into(), state: &|| belongings(&host) });
+        host.root("ojail layer verify; cd /srv/overlay/lowerdirs; test -z \"$(ls -A .making)\"").ok();
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lab::{Host, Output, Running};
+use serde_json::Value;
 
 use crate::common::{SOON, host, jail, logged, namespaces, runs, sessions, until};
 
@@ -296,6 +297,40 @@ fn what_still_runs_is_not_cleared() {
     host.root("ojail run --profile debian -- true; ojail tidy; ojail reset --all").ok();
     running.write("\n");
     assert_eq!(running.finish().ok().text(), "ready\nx");
+}
+
+#[test]
+fn the_list_shows_temporary_jails_and_whose_they_are() {
+    lab::require_root!();
+    let host = host("root = true");
+    let temporary = || -> Vec<Value> {
+        let list: Value = serde_json::from_str(&host.root("ojail list --json").text()).unwrap();
+        list["temporary"].as_array().unwrap().clone()
+    };
+    assert_eq!(temporary(), Vec::<Value>::new());
+    let mut running = Vec::new();
+    for (whose, user) in [("alice --ephemeral", "alice"), ("--profile debian", "ojail-run")] {
+        running.push(start(&host, &format!("ojail run {whose} -- sh -c 'echo ready; read x || true'")));
+        let listed = temporary();
+        let newest = listed.iter().find(|jail| jail["user"] == user).unwrap_or_else(|| panic!("{listed:?}"));
+        assert_eq!((&newest["profile"], &newest["running"]), (&"debian".into(), &true.into()), "{newest}");
+        assert_eq!(newest["layers"], serde_json::json!(["debian"]), "{newest}");
+        assert_eq!(newest["sessions"][0]["service"], "run", "{newest}");
+        assert!(newest["run"].as_str().is_some_and(|run| !run.is_empty()), "{newest}");
+        assert!(newest["pid"].as_u64().is_some() && newest["processes"].as_u64() > Some(0), "{newest}");
+    }
+    assert_eq!(temporary().len(), 2);
+    // Beside the users' own, and not instead of them.
+    assert!(jail(&host, "alice").is_none_or(|jail| jail["running"] == false));
+    let told = host.root("ojail list").text();
+    let lines: Vec<&str> = told.lines().filter(|line| line.contains(" temporary ")).collect();
+    assert!(lines.len() == 2 && lines[0].contains(" alice ") && lines[1].contains(" ojail-run "), "{told}");
+    for mut running in running {
+        running.write("\n");
+        running.finish().ok();
+    }
+    assert_eq!(temporary(), Vec::<Value>::new());
+    assert!(host.root("ojail list").text().starts_with("No jails"));
 }
 
 #[test]

@@ -337,3 +337,33 @@ fn a_snapshot_that_is_killed_lets_the_jail_go_on() {
     outside.kill();
     session.kill();
 }
+
+#[test]
+fn a_snapshot_shares_its_blocks_where_the_file_system_can_and_is_a_copy_where_it_cannot() {
+    lab::require_root!();
+    lab::require!(lab::must::loop_devices());
+    lab::require!(lab::must::xfs());
+    let host = lab::host().xfs().user(User::new("alice").groups(["jailed"])).config(&config("")).start();
+    for shares in [true, false] {
+        let make = "umount /srv/overlay 2>/dev/null; set -e; rm -f /var/lib/ojail/disk; truncate -s 400M /var/lib/ojail/disk; \
+            mkfs.xfs -q -m reflink=$1 /var/lib/ojail/disk; mount -o loop /var/lib/ojail/disk /srv/overlay; cd /srv/overlay; \
+            mkdir -m 700 lowerdirs upperdirs; mkdir lowerdirs/debian; mkdir -m 755 upperdirs/alice; \
+            for i in 1 2 3 4; do head -c 16M /dev/urandom > upperdirs/alice/$i; done";
+        host.root(make).arg(if shares { "1" } else { "0" }).ok();
+        let used = || -> u64 {
+            host.root("sync; df --output=used -B 1M /srv/overlay | tail -1").text().trim().parse().unwrap()
+        };
+        let before = used();
+        let old = whole(&host, UPPER);
+        let said = host.root("ojail snapshot alice one").text();
+        assert_eq!(said.contains("which shares its space with the changes"), shares, "{said}");
+        let taken = used() - before;
+        assert_eq!(taken < 8, shares, "the snapshot takes {taken} MiB of 64");
+        // What is written behind it is not in it, and going back takes no space either.
+        host.root("for i in 1 2 3 4; do echo new > /srv/overlay/upperdirs/alice/$i; done").ok();
+        host.root("ojail snapshot restore alice one").ok();
+        assert_same(&whole(&host, UPPER), &old);
+        assert_eq!(used() - before < 8, shares, "with it and after a restore: {} MiB", used() - before);
+    }
+    host.root("umount /srv/overlay").ok();
+}

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use lab::User;
 
+use crate::common::points::Act;
 use crate::common::{SOON, until};
-use crate::{LOWERDIRS, complaint, killed, layer, log_of, record, refused, remains, state};
+use crate::{LOWERDIRS, complaint, failed, killed, layer, log_of, record, refused, remains, state};
 
 /// A build takes some ten seconds, and much longer on a busy machine.
 const LONG: Duration = Duration::from_secs(300);
@@ -131,7 +132,7 @@ fn a_build_that_fails_is_interrupted_or_killed_leaves_nothing_and_says_where_its
 }
 
 #[test]
-fn a_directory_becomes_a_layer_as_it_is_and_a_kill_at_any_moment_leaves_the_old_or_the_new() {
+fn a_directory_becomes_a_layer_as_it_is_and_a_kill_or_an_error_at_any_moment_leaves_the_old_or_the_new() {
     lab::require_root!();
     let host = lab::host().config(CONFIG).start();
     host.root("mkdir -p /srv/a/etc && cd /srv/a && echo one > etc/x && chown 7:8 etc/x && chmod 4755 etc/x && ln etc/x y && cp -a /srv/a /srv/b && echo two > /srv/b/etc/x").ok();
@@ -147,6 +148,29 @@ fn a_directory_becomes_a_layer_as_it_is_and_a_kill_at_any_moment_leaves_the_old_
     let begin = format!("ojail layer rollback t --to {}", first["generation"].as_str().unwrap());
     host.root("ojail layer build t --from-dir /srv/b").ok();
     killed(&host, "ojail layer build t --from-dir /srv/b", &begin, &|| state(&host));
+    failed(&host, "ojail layer build t --from-dir /srv/b", &begin, &|| state(&host));
+    // Where there was none. What is there of it is not there: not even as a generation that no layer is.
+    let none = "rm -rf /srv/overlay/lowerdirs/t*";
+    let all = || host.root("cd /srv/overlay/lowerdirs && ls -d t* 2>/dev/null | grep -v json; true").text();
+    failed(&host, "ojail layer build t --from-dir /srv/b", none, &all);
+    // After a kill, too, if only the next call is another one.
+    let act = Act {
+        host: &host,
+        command: "ojail layer build t --from-dir /srv/b",
+        begin: none.into(),
+        state: &all,
+    };
+    let (old, new) = act.states();
+    let mut taken = 0;
+    act.kill(|at| {
+        let before = all();
+        host.root("ojail layer build u --from-dir /srv/a").ok();
+        let now = all();
+        assert!(now == old || now == new, "{at}: {now}");
+        taken += usize::from(now != before);
+        host.root("ojail layer verify").ok();
+    });
+    assert!(taken > 0, "nothing had to be taken away again");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lab::{Host, User};
 
 use crate::common::{SOON, until};
-use crate::{LOWERDIRS, complaint, killed, layer, log_of, record, refused, remains, state};
+use crate::{LOWERDIRS, complaint, failed, killed, layer, log_of, record, refused, remains, state};
 
 /// What installs takes seconds, and much longer on a busy machine.
 const LONG: Duration = Duration::from_secs(200);
@@ -193,6 +193,22 @@ fn the_command_is_confined_as_a_users_root_is() {
 }
 
 #[test]
+fn of_the_logs_the_newest_twenty_are_kept_and_nothing_else_is_removed() {
+    lab::require_root!();
+    let host = host();
+    host.root(
+        "mkdir -m 700 /var/log/ojail; cd /var/log/ojail; echo x > other.log; touch -d 2001-01-01 other.log; \
+         for n in $(seq 10 39); do echo $n > layer-old-$n.log; touch -d 2001-01-$((n - 9)) layer-old-$n.log; done",
+    )
+    .ok();
+    host.root("ojail layer derive x --from debian -- false").fails();
+    let kept = host.root("ls /var/log/ojail").text();
+    let old: Vec<&str> = kept.lines().filter(|name| name.starts_with("layer-old-")).collect();
+    assert_eq!((old.len(), old[0]), (19, "layer-old-21.log"), "{kept}");
+    assert!(kept.contains("layer-x-") && kept.contains("other.log"), "{kept}");
+}
+
+#[test]
 fn a_derive_that_is_interrupted_leaves_no_trace_and_the_log_says_why() {
     lab::require_root!();
     let host = host();
@@ -220,7 +236,7 @@ fn a_derive_that_is_interrupted_leaves_no_trace_and_the_log_says_why() {
 }
 
 #[test]
-fn a_kill_at_any_moment_of_a_derive_leaves_the_old_or_the_new_and_the_next_clears_up() {
+fn a_kill_or_an_error_at_any_moment_of_a_derive_leaves_the_old_or_the_new_and_the_next_clears_up() {
     lab::require_root!();
     let host = host();
     host.root("ojail layer derive t --from debian -- sh -c 'echo one > /etc/t'").ok();
@@ -229,4 +245,5 @@ fn a_kill_at_any_moment_of_a_derive_leaves_the_old_or_the_new_and_the_next_clear
     // Times are part of a generation's name, and differ each time; its content does not.
     let content = || host.root(&format!("cat {LOWERDIRS}/t/etc/t; find {LOWERDIRS}/t/ | wc -l")).text();
     killed(&host, "ojail layer derive t --from debian -- sh -c 'echo two > /etc/t'", &begin, &content);
+    failed(&host, "ojail layer derive t --from debian -- sh -c 'echo two > /etc/t'", &begin, &content);
 }

@@ -55,7 +55,7 @@ fn remains(host: &Host) -> String {
 /// What the layers are, a line each; a generation that no layer is does not count.
 #[track_caller]
 fn state(host: &Host) -> String {
-    host.root("cd /srv/overlay/lowerdirs && for f in *; do case $f in *@*) ;; *) echo \"$f $(readlink \"$f\")\" ;; esac; done").text()
+    host.root("cd /srv/overlay/lowerdirs && for f in *; do case $f in *@* | '*') ;; *) echo \"$f $(readlink \"$f\")\" ;; esac; done").text()
 }
 
 /// Fails with status 1, one line, and this in it; and leaves all layers as they were.
@@ -106,6 +106,26 @@ fn killed(host: &Host, command: &str, begin: &str, state: &dyn Fn() -> String) {
     });
     eprintln!("{command}: {before} before the step and {behind} behind it");
     assert!(before > 20 && behind > 0, "{command}: {before} before, {behind} behind");
+}
+
+/// Has one system call after the other of a command fail, and looks each time: it is done nevertheless, or it says why not in one line and
+/// the layers are as before; and the next call of it comes to the end and clears what was left. `begin` makes the layers as before.
+#[track_caller]
+fn failed(host: &Host, command: &str, begin: &str, state: &dyn Fn() -> String) {
+    let act = Act { host, command, begin: begin.into(), state };
+    let (old, new) = act.states();
+    let mut left = 0;
+    let errors = act.fail_and(|at, output| {
+        assert_eq!(state(), if output.status.success() { &*new } else { &*old }, "{at}: {output}");
+        orphans_end(host);
+        left += usize::from(!remains(host).is_empty());
+        host.root(command).ok();
+        assert_eq!(state(), new, "{at}, and once more");
+        assert_eq!(remains(host), "", "{at}, and once more");
+        host.root("ojail layer verify").ok();
+    });
+    eprintln!("{command}: {left} left something to the next");
+    assert!(errors > 20, "{command}: {errors} errors only");
 }
 
 /// Waits until no jail is left of a command that was killed. One that nobody had joined yet stays for half a minute; that is not waited

@@ -2,7 +2,7 @@
 
 use lab::{Host, User};
 
-use crate::{LOWERDIRS, complaint, killed, layer, record, refused, remains, state};
+use crate::{LOWERDIRS, complaint, failed, killed, layer, record, refused, remains, state};
 
 const CONFIG: &str = r#"
 [profiles.debian]
@@ -171,7 +171,7 @@ fn what_cannot_be_promoted_is_refused() {
 }
 
 #[test]
-fn a_kill_at_any_moment_of_a_promotion_leaves_the_old_or_the_new() {
+fn a_kill_or_an_error_at_any_moment_of_a_promotion_leaves_the_old_or_the_new() {
     lab::require_root!();
     let host = host();
     host.root("ojail layer promote alice t --path /etc/tool --end --force").ok();
@@ -181,5 +181,7 @@ fn a_kill_at_any_moment_of_a_promotion_leaves_the_old_or_the_new() {
     host.root("ojail layer promote alice t --path /opt").ok();
     killed(&host, "ojail layer promote alice t --path /opt", &begin, &|| state(&host));
     killed(&host, "ojail layer promote alice t", &begin, &|| state(&host));
+    failed(&host, "ojail layer promote alice t --path /opt", &begin, &|| state(&host));
+    failed(&host, "ojail layer promote alice t", &begin, &|| state(&host));
     assert_eq!(crate::common::digest(&host, UPPER), before, "alice's own changes");
 }

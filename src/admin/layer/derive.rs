@@ -99,8 +99,14 @@ fn keep(
     jail: Temporary,
     journal: &Journal,
 ) -> Result<ExitCode> {
-    let lower = Lower::of(below)?;
-    let workshop = Workshop::open(&config.storage)?;
+    let ready = Lower::of(below).and_then(|lower| Ok((lower, Workshop::open(&config.storage)?)));
+    let (lower, workshop) = match ready {
+        Ok(ready) => ready,
+        Err(error) => {
+            let _ = jail.end();
+            return Err(error);
+        }
+    };
     let tree = workshop.place("tree");
     jail.end_and(|upper| take(upper, &tree))?;
     clean::derived(&tree, &lower, Temporary::nobody())?;

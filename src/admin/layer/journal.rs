@@ -1,6 +1,6 @@
 //! What a tool says while it makes a layer or installs packages: all of it in a file, and the last line of it on a terminal.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,10 @@ use crate::{aside, paths, runtime, store};
 
 /// How much of a line is kept to be shown.
 const SHOWN: usize = 300;
+
+/// How many logs are kept of one kind, of all layers together: enough to look back over a day of tries, and at some 100 KiB each (a
+/// Debian by mmdebstrap) nothing that fills a disk. How a generation was made is in its record, which stays.
+const KEPT: usize = 20;
 
 /// The log of one run, `WHAT-NAME-TIME.log`.
 #[derive(Debug)]
@@ -66,6 +70,7 @@ impl Journal {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 file => {
                     let file = file.act("create", &path)?;
+                    forget_old(dir, what);
                     return Ok(Self {
                         name: name.to_owned(),
                         error,
@@ -146,6 +151,23 @@ impl Journal {
         let _ = self.note(&why);
         let why = format!("{why}; all that was said is in {}", self.path.display());
         (self.error)(self.name.clone(), why)
+    }
+}
+
+/// Removes the oldest logs of one kind. One that cannot be removed is in nobody's way.
+fn forget_old(dir: &Path, what: &str) {
+    let begins = format!("{what}-");
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut logs: Vec<_> = entries
+        .filter(|entry| {
+            let name = entry.file_name();
+            name.to_str().is_some_and(|name| name.starts_with(&begins) && name.ends_with(".log"))
+        })
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    logs.sort();
+    for (_, path) in logs.iter().rev().skip(KEPT) {
+        let _ = fs::remove_file(path);
     }
 }
 

@@ -68,7 +68,7 @@ impl Recipe {
     }
 }
 
-const RECIPES: [(&str, Recipe); 16] = [
+const RECIPES: [(&str, Recipe); 17] = [
     (
         "host",
         Recipe::Debian {
@@ -112,6 +112,8 @@ const RECIPES: [(&str, Recipe); 16] = [
     ),
     // A registry, and what speaks to it.
     ("containers", Recipe::More { than: "host", packages: "skopeo umoci docker-registry zstd", finish: "" }),
+    // What makes a file system that shares the content of files.
+    ("xfs", Recipe::More { than: "host", packages: "xfsprogs", finish: "" }),
     // What builds layers.
     ("builder", Recipe::More { than: "host", packages: "mmdebstrap debootstrap", finish: "" }),
     (

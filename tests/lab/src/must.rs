@@ -44,6 +44,13 @@ pub fn loop_devices() -> Result<(), String> {
     if Path::new("/dev/loop-control").exists() { Ok(()) } else { Err("no loop devices here".into()) }
 }
 
+/// A kernel that knows XFS, or whose modules do.
+pub fn xfs() -> Result<(), String> {
+    root()?;
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if known.lines().any(|line| line.trim() == "xfs") { Ok(()) } else { Err("this kernel has no XFS".into()) }
+}
+
 /// The kernel's tunnels, for networks of jails.
 pub fn tunnels() -> Result<(), String> {
     root()?;

@@ -136,6 +136,12 @@ impl Setup {
         self
     }
 
+    /// Has the tools of XFS, too, for disks in files. Not for machines.
+    pub fn xfs(mut self) -> Self {
+        self.tree = "xfs";
+        self
+    }
+
     /// Has the tools that build a Debian, too: mmdebstrap and debootstrap. Not for machines.
     pub fn builder(mut self) -> Self {
         self.tree = "builder";

@@ -42,6 +42,8 @@ const WARM: usize = 300;
 const COLD: usize = 60;
 const RUNS: usize = 40;
 const FILTER_PAIRS: usize = 9;
+const RESETS: usize = 12;
+const SNAPSHOTS: usize = 5;
 
 /// Jails are raised for their memory in batches. The first ones fill what the kernel kept of jails that ended, and come
 /// out too small: by a quarter in the first batch, by nothing from the fourth on.
@@ -72,12 +74,13 @@ fn main() -> ExitCode {
     machine();
     // By name, to look at one part again; all of them otherwise.
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, &dyn Fn()); 5] = [
+    let parts: [(&str, &dyn Fn()); 6] = [
         ("ssh", &|| ssh(&host)),
         ("module", &|| module(&host)),
         ("filter", &|| filter(&host)),
         ("peers", &|| peers(&host)),
         ("memory", &|| memory(&host, mounts)),
+        ("storage", &storage),
     ];
     for (_, part) in parts.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)) {
         part();
@@ -260,6 +263,84 @@ fn peers(host: &Host) {
         let ratio = Samples::new(samples.iter().zip(&bare).map(|(way, bare)| way / bare).collect()).median();
         Samples::new(samples).row(&format!("{name} (x {ratio:.1})"), "ms");
     }
+}
+
+/// What becomes of large uppers: a reset is a rename, and a snapshot shares what it can. On disks of their own, which go as a whole: to
+/// remove a million files takes longer than all of this.
+fn storage() {
+    const CONFIG: &str =
+        "[profiles.debian]\nlayers = [\"debian\"]\n[[rules]]\ngroup = \"jailed\"\nprofile = \"debian\"\n";
+    /// Empty ones, in directories of 1000.
+    const FILES: &str = r#"
+import os, sys
+for d in range(int(sys.argv[2]) // 1000 or 1):
+    os.makedirs(f"{sys.argv[1]}/{d}")
+    for f in range(min(int(sys.argv[2]), 1000)):
+        os.mknod(f"{sys.argv[1]}/{d}/{f}")
+"#;
+    /// 256 MiB that nothing can make smaller.
+    const CONTENT: &str = "mkdir -m 755 $1; for i in $(seq 64); do head -c 4M /dev/urandom > $1/$i; done";
+    println!();
+    let jailed = |name: &str| User::new(name).groups(["jailed"]);
+    let host = lab::host().xfs().user(jailed("few")).user(jailed("many")).config(CONFIG).start();
+    let uppers = "/srv/overlay/upperdirs";
+    let disk = |reflink: u8, size: &str| {
+        let make = "umount /srv/overlay 2>/dev/null; set -e; rm -f /var/lib/ojail/disk; truncate -s $2 /var/lib/ojail/disk; \
+            mkfs.xfs -q -m reflink=$1 /var/lib/ojail/disk; mount -o loop /var/lib/ojail/disk /srv/overlay; \
+            mkdir -m 700 /srv/overlay/lowerdirs /srv/overlay/upperdirs; mkdir /srv/overlay/lowerdirs/debian";
+        host.root(make).arg(reflink.to_string()).arg(size).ok();
+    };
+
+    disk(1, "4G");
+    for (user, files) in [("few", "10"), ("many", "1000000")] {
+        let upper = format!("{uppers}/{user}");
+        host.exec(["python3", "-c", FILES, &upper, files]).within(Duration::from_secs(300)).ok();
+    }
+    host.root("sync").ok();
+    let users = ["few", "many"];
+    let mut resets: [Vec<f64>; 2] = Default::default();
+    for round in 0..=RESETS {
+        for turn in 0..2 {
+            let number = (round + turn) % 2;
+            let user = users[number];
+            let took = took(host.exec(["ojail", "reset", user]));
+            host.exec(["ojail", "undo", user]).ok();
+            // The first of each reads what the others find in memory.
+            if round > 0 {
+                resets[number].push(took);
+            }
+        }
+    }
+    let ratios = resets[1].iter().zip(&resets[0]).map(|(many, few)| many / few).collect();
+    let [few, many] = resets;
+    Samples::new(few).row("ojail reset, of 10 files", "ms");
+    Samples::new(many).row("ojail reset, of 1 000 000 files", "ms");
+    Samples::new(ratios).row("  ratio of pairs", "");
+
+    let mut medians = Vec::new();
+    for (reflink, name) in [(0, "ojail snapshot of 256 MiB, by a copy"), (1, "  by shared content (reflink)")]
+    {
+        disk(reflink, "4G");
+        host.root(CONTENT).arg(format!("{uppers}/few")).ok();
+        let mut samples = Vec::new();
+        let mut taken = 0;
+        let used = || -> u64 {
+            let text = host.root("sync; df --output=used -B 1 /srv/overlay | tail -1").text();
+            text.trim().parse().expect("df prints a number")
+        };
+        for _ in 0..SNAPSHOTS {
+            let before = used();
+            samples.push(took(host.exec(["ojail", "snapshot", "few", "one"])));
+            taken = used().saturating_sub(before) >> 10;
+            host.exec(["ojail", "snapshot", "remove", "few", "one"]).ok();
+        }
+        let samples = Samples::new(samples);
+        medians.push(samples.median());
+        samples.row(name, "ms");
+        println!("{:<44} {taken:>8} KiB", "    of the disk for it");
+    }
+    println!("{:<44} {:>8.3}", "  ratio of medians", medians[1] / medians[0]);
+    host.root("umount /srv/overlay; rm /var/lib/ojail/disk").ok();
 }
 
 /// What idle jails take, all in all and PID 1 alone, and what they add to the host's mount table.
