@@ -25,6 +25,8 @@ pub struct Upper {
     pub upper: PathBuf,
     /// The work directory, relative to the base.
     pub work: PathBuf,
+    /// Whether nobody inside waits for the disk, whatever they sync. What is to stay is synced after the jail's end then.
+    pub volatile: bool,
 }
 
 /// File systems on which an upper would be wrong or unsafe, by magic number (linux/magic.h).
@@ -43,7 +45,7 @@ pub fn upper(storage: &Storage, user: &Username) -> Result<Upper> {
     dir(&dirs.1, 0o700)?;
     let base = common(&storage.upperdirs, &storage.workdirs);
     let below = |path: &Path| path.strip_prefix(&base).unwrap_or(path).to_owned();
-    Ok(Upper { fresh, upper: below(&dirs.0), work: below(&dirs.1), base })
+    Ok(Upper { fresh, upper: below(&dirs.0), work: below(&dirs.1), base, volatile: false })
 }
 
 /// Makes an upper and a work directory in `base`, a directory of its own on the uppers' file system, for a temporary jail.
@@ -57,7 +59,7 @@ pub fn upper_at(base: &Path) -> Result<Upper> {
     // As above.
     let fresh = dir(&base.join("upper"), 0o755)?;
     dir(&base.join("work"), 0o700)?;
-    Ok(Upper { fresh, base: base.to_owned(), upper: "upper".into(), work: "work".into() })
+    Ok(Upper { fresh, base: base.to_owned(), upper: "upper".into(), work: "work".into(), volatile: true })
 }
 
 /// Where the uppers of temporary jails are that are thrown away with them. No user is called so.
@@ -67,6 +69,13 @@ pub fn throw_away(storage: &Storage) -> PathBuf {
 }
 
 impl Upper {
+    /// The same, with the paths of upper and work directory behind that of a place where the base is mounted.
+    #[must_use]
+    pub fn mounted_at(&self, base: &str) -> Self {
+        let [upper, work] = [&self.upper, &self.work].map(|path| Path::new(base).join(path));
+        Self { upper, work, ..self.clone() }
+    }
+
     /// Takes an upper away again that was made for a jail which could not be raised. One in which anything is, or that
     /// was there before, stays.
     pub fn undo(&self) {

@@ -61,30 +61,62 @@ fn the_configurations_that_we_show_are_valid() {
     assert!(config.rules.is_empty(), "as shipped, nobody is jailed");
     let config = parse("conf/ojail.toml", &uncommented(&shipped)).unwrap();
     assert_eq!((config.profiles.len(), config.rules.len()), (2, 2));
-    let readme = read("README.md");
-    let blocks: Vec<&str> =
-        readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert!(!blocks.is_empty());
-    for block in blocks {
-        let dedented: String = block.lines().map(|line| line.trim_start().to_owned() + "\n").collect();
-        parse("README.md", &dedented).unwrap();
+    for name in ["README.md", "docs/administration.md"] {
+        let text = read(name);
+        let blocks: Vec<&str> =
+            text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert!(!blocks.is_empty());
+        for block in blocks {
+            let dedented: String = block.lines().map(|line| line.trim_start().to_owned() + "\n").collect();
+            parse(name, &dedented).unwrap();
+        }
     }
 }
 
 #[test]
-fn the_readme_tells_every_key_of_a_profile_and_every_verb() {
-    let readme = read("README.md");
+fn the_administrators_document_tells_every_key_of_a_profile() {
+    let document = read("docs/administration.md");
     let profile = "layers writable home shell root network reach publish hostname limits seccomp linger keep_warm \
                    groups binds";
     for key in profile.split(' ') {
-        assert!(readme.contains(&format!("| `{key}` |")), "the README does not tell `{key}`");
+        assert!(document.contains(&format!("| `{key}` |")), "docs/administration.md does not tell `{key}`");
     }
-    for verb in [
-        "check", "prove", "list", "top", "status", "diff", "enter", "run", "mount", "umount", "stop",
-        "reset", "undo", "snapshot", "backup", "restore", "forget", "tidy",
-    ] {
-        assert!(readme.contains(&format!("`ojail {verb}")), "the README does not tell `ojail {verb}`");
+}
+
+/// The anchor of a heading, as GitHub makes it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || *c == ' ' || *c == '-');
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    for name in ["README.md", "SECURITY.md", "docs/administration.md", "docs/threats.md", "docs/order.md"] {
+        let text = read(name);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, wanted) = link.split_once('#').unwrap_or((link, ""));
+            let above = Path::new(name).parent().unwrap();
+            let path = if file.is_empty() { Path::new(name).to_owned() } else { above.join(file) };
+            let there = read(path.to_str().unwrap());
+            let mut headings = there.lines().filter(|line| line.starts_with('#'));
+            let found = headings.any(|line| anchor(line.trim_start_matches('#').trim()) == wanted);
+            assert!(wanted.is_empty() || found, "{name}: {link} leads nowhere");
+        }
     }
+}
+
+#[test]
+fn the_contents_of_the_administrators_document_are_its_sections() {
+    let document = read("docs/administration.md");
+    let told: Vec<&str> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("- [")?.split_once("](#").map(|(title, _)| title))
+        .collect();
+    let sections: Vec<&str> = document.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    assert_eq!(told, sections);
 }
 
 #[test]

@@ -253,7 +253,7 @@ fn every_example_and_every_default_in_ojail_toml_5_is_what_the_parser_takes() {
     }
     let whole = read("conf/man/ojail.toml.5");
     let whole = examples(whole.split("\n.SH EXAMPLES\n").nth(1).unwrap());
-    assert_eq!(whole.len(), 2);
+    assert_eq!(whole.len(), 3);
     for text in whole {
         let config = parse(&text).unwrap();
         assert!(!config.rules.is_empty());

@@ -306,7 +306,7 @@ impl Life {
                     && !self.occupied()
                     && !self.is_held()
                 {
-                    self.end("the configuration changed");
+                    self.end("its profile or a layer has changed");
                     return Some(Answer::Closing);
                 }
                 // The name was given to somebody else meanwhile, and what the one before left is still running.

@@ -10,6 +10,7 @@ use rustix::mount::{
 };
 
 use crate::error::{Act, Error, Result};
+use crate::store::Upper;
 
 /// Whether links in a path are followed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,16 +64,20 @@ pub(super) fn new_mount(
     mount().act("mount a new", kind)
 }
 
-/// A detached overlay of the directories `lowers`, topmost first, and of an upper and work directory if there are any.
-/// All paths are relative to the working directory. Without `suid`, setuid programs and file capabilities have no effect.
-pub(super) fn overlay(lowers: &[String], upper: Option<(&Path, &Path)>, suid: bool) -> Result<OwnedFd> {
+/// A detached overlay of the directories `lowers`, topmost first, and of an upper and its work directory if there is one.
+/// All paths are relative to the working directory, those of the upper too. Without `suid`, setuid programs and file capabilities have
+/// no effect.
+pub(super) fn overlay(lowers: &[String], upper: Option<&Upper>, suid: bool) -> Result<OwnedFd> {
     let mount = || -> rustix::io::Result<OwnedFd> {
         let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_set_string(&fs, "source", "ojail")?;
         fsconfig_set_string(&fs, "lowerdir", lowers.join(":"))?;
-        if let Some((upper, work)) = upper {
-            fsconfig_set_string(&fs, "upperdir", upper)?;
-            fsconfig_set_string(&fs, "workdir", work)?;
+        if let Some(upper) = upper {
+            fsconfig_set_string(&fs, "upperdir", upper.upper.as_path())?;
+            fsconfig_set_string(&fs, "workdir", upper.work.as_path())?;
+            if upper.volatile {
+                fsconfig_set_flag(&fs, "volatile")?;
+            }
         }
         // user.overlay.* instead of trusted.*: what the jail's root may write, and all that it may plant.
         fsconfig_set_flag(&fs, "userxattr")?;

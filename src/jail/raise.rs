@@ -264,9 +264,9 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     //     layers nor upper need them. Made from what the jail will show, which a read-only preview tells.
     mkdirat(CWD, "f", Mode::from_raw_mode(0o755)).act("create", "the furniture")?;
     mkdirat(CWD, "empty", Mode::from_raw_mode(0o755)).act("create", "an empty directory")?;
-    let upper = plan.upper.as_ref().map(|upper| Path::new("s").join(&upper.upper));
+    let upper = plan.upper.as_ref().map(|upper| upper.mounted_at("s"));
     let furniture = {
-        let mut all: Vec<String> = upper.iter().map(|upper| upper.display().to_string()).collect();
+        let mut all: Vec<String> = upper.iter().map(|upper| upper.upper.display().to_string()).collect();
         all.extend(lowers.iter().cloned());
         all.push("empty".into());
         let preview = overlay(&all, None, false)?;
@@ -282,8 +282,7 @@ fn build(go: OwnedFd, handover: Handover) -> Result<Option<(life::House, OwnedFd
     if plan.upper.is_none() {
         all.push("empty".into());
     }
-    let work = plan.upper.as_ref().map(|upper| Path::new("s").join(&upper.work));
-    let root = overlay(&all, upper.as_deref().zip(work.as_deref()), plan.root)?;
+    let root = overlay(&all, upper.as_ref(), plan.root)?;
     let readonly = rustix::fs::fstatvfs(&root)
         .act("examine", "the overlay")?
         .f_flag

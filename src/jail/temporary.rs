@@ -13,6 +13,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::syncfs;
+
 use super::door::House;
 use super::join::{Session, join};
 use super::login::{self, Visitor};
@@ -130,14 +132,15 @@ impl Temporary {
         clear(&self.name, &self.storage)
     }
 
-    /// Ends the jail, and shows its upper to `take`, which may move it away. The rest goes then, and if something of it resists, with
-    /// the next [`sweep`].
+    /// Ends the jail, and shows its upper, synced, to `take`, which may move it away. The rest goes then, and if something of it
+    /// resists, with the next [`sweep`].
     ///
     /// # Errors
     /// [`Error::StillEnding`], and those of `take`.
     pub fn end_and<T>(self, take: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         end::end(&self.corner)?;
-        let taken = take(&store::throw_away(&self.storage).join(&self.name.text).join("upper"));
+        let upper = store::throw_away(&self.storage).join(&self.name.text).join("upper");
+        let taken = synced(&upper).and_then(|()| take(&upper));
         let _ = clear(&self.name, &self.storage);
         taken
     }
@@ -194,6 +197,11 @@ fn raise(
     let plan = plan::temporary(config, &profile, &account, &who, corner.clone(), upper)?;
     start::start(&plan, alive)?;
     Ok((corner, plan))
+}
+
+/// Waits for the disk, for which nothing inside has waited.
+fn synced(upper: &Path) -> Result<()> {
+    syncfs(walk::open(upper)?).act("sync", upper)
 }
 
 fn nobody() -> Account {

@@ -14,7 +14,8 @@ use indicatif::ProgressBar;
 use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::waitpid;
-use rustix::fs::CWD;
+use rustix::fs::{CWD, llistxattr};
+use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
 
 use super::generations::{Form, Generation, Workshop, digest};
@@ -219,7 +220,13 @@ impl Workshop<'_> {
         command.stdin(self.hold().map_err(|e| e.to_string())?);
         match format {
             Format::Erofs => {
-                command.args(["--quiet", "--preserve-mtime"]).args(compression.words).args([image, tree])
+                command.args(["--quiet", "--preserve-mtime"]).args(compression.words);
+                // A squashfs in which nothing has attributes says that it cannot have any, which ends mkfs.erofs; none are asked for
+                // then.
+                if matches!(llistxattr(tree, &mut [0_u8; 64][..]), Err(Errno::OPNOTSUPP)) {
+                    command.arg("-x-1");
+                }
+                command.args([image, tree])
             }
             Format::Squashfs => command
                 .args([tree, image])

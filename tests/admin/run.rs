@@ -61,6 +61,18 @@ fn a_command_runs_in_the_users_own_jail_and_its_status_is_passed_on() {
 }
 
 #[test]
+fn nothing_waits_for_the_disk_in_an_upper_that_is_thrown_away_and_in_no_other() {
+    lab::require_root!();
+    let host = host("");
+    let root =
+        |words: &str| host.root(&format!("ojail run {words} -- grep -m1 ' / overlay ' /proc/mounts")).text();
+    for thrown_away in ["alice --ephemeral", "--profile debian"] {
+        assert!(root(thrown_away).contains("volatile"), "{thrown_away}");
+    }
+    assert!(root("alice").contains("upperdir=") && !root("alice").contains("volatile"));
+}
+
+#[test]
 fn a_command_has_a_clean_environment_and_is_a_session_while_it_runs() {
     lab::require_root!();
     let host = host("");

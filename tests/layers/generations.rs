@@ -1,6 +1,7 @@
 //! Generations: made, taken by the next raise, gone back to, refused and removed.
 
 use std::fs;
+use std::time::Duration;
 
 use lab::{Host, Running, Setup, User};
 use serde_json::Value;
@@ -9,6 +10,9 @@ use crate::common::points::Act;
 use crate::common::{SOON, init, sessions, until};
 
 pub(crate) const LOWERDIRS: &str = "/srv/overlay/lowerdirs";
+
+/// Whole Debians are copied, digested and packed.
+const LONG: Duration = Duration::from_secs(400);
 
 /// Everybody's jail stands on `extra`, which is small and the host's own, on `debian`.
 const CONFIG: &str = "[profiles.extra]\nlayers = [\"extra\", \"debian\"]\nhome = \"jail\"\n\n\
@@ -153,6 +157,82 @@ fn a_session_keeps_its_generation_and_the_next_raise_takes_the_new() {
     assert_ne!(init(&host, "alice"), pid);
     host.root(&format!("ojail layer remove {first}")).ok();
     assert_eq!(listed(&host, "extra").len(), 1);
+}
+
+#[test]
+fn a_live_session_goes_on_across_an_upgrade_of_its_base() {
+    lab::require_root!();
+    let config = "[profiles.base]\nlayers = [\"base\"]\nroot = true\nhome = \"jail\"\n\n[[rules]]\ngroup = \"jailed\"\nprofile = \"base\"\n";
+    let host = setup().config(config).start();
+    // A whole Debian, of which an upgrade replaces a file, removes one and brings one.
+    let build = "ojail layer build base --from-dir /srv/overlay/tree";
+    let first = format!(
+        "set -e; mkdir /srv/overlay/tree; cp -a {LOWERDIRS}/debian/. /srv/overlay/tree; cd /srv/overlay/tree/etc; \
+         echo one > version; echo text > old; {build}"
+    );
+    host.root(&first).within(LONG).ok();
+    let base = || host.root(&format!("readlink {LOWERDIRS}/base")).text();
+    let old = base();
+
+    let mut session = host.ssh("alice", "sh").within(LONG).spawn();
+    // It writes all the time: files of its own, and files of the base.
+    session.write(
+        "exec 3< /etc/old; sudo sh -c 'echo mine >> /etc/motd'; echo begun\n\
+         while test ! -e ~/enough; do i=$((i + 1)); echo $i >> ~/lines; sleep 0.01; done & \n",
+    );
+    session.wait_for("begun");
+    let pid = init(&host, "alice");
+    let written = || -> usize { host.ssh("alice", "wc -l < lines").text().parse().unwrap() };
+    until("the session writes", SOON, || written() > 3);
+
+    let upgrade = format!(
+        "set -e; cd /srv/overlay/tree/etc; echo two > version; echo two >> motd; rm old; echo text > new; {build}"
+    );
+    host.root(&upgrade).within(LONG).ok();
+    let new = base();
+    assert_ne!(old, new);
+    host.root("ojail layer pack base").within(LONG).ok();
+
+    // What was open, what was not, what is changed now: all of it is as it was.
+    session.write("cat /etc/version <&3; cat <&3; ls /etc/old /etc/new; sudo sed -i s/one/hers/ /etc/version; cat /etc/version; echo looked\n");
+    let told = session.wait_for("looked");
+    assert_eq!(told, "begun\none\ntext\n/etc/old\nhers\nlooked\n");
+    let then = written();
+    until("it goes on writing", SOON, || written() > then);
+    assert!(session.is_running());
+
+    // A second session is in the same jail, and the administrator sees on what.
+    assert_eq!(host.ssh("alice", "cat /etc/version").text(), "hers");
+    assert_eq!(init(&host, "alice"), pid, "the second session is in another jail");
+    assert_eq!(crate::common::jail(&host, "alice").unwrap()["layers"], serde_json::json!([old]));
+    let list = host.root("ojail list").text();
+    assert!(list.contains(&old) && !list.contains(&new), "{list}");
+    assert_eq!(
+        host.ssh("carl", "cat /etc/version; ls /etc/old /etc/new 2>/dev/null || true").text(),
+        "two\n/etc/new"
+    );
+
+    // Nobody takes it away meanwhile.
+    refused(&host, &format!("ojail layer remove {old}"), "in use by alice; `ojail stop` ends a jail");
+    refused(&host, "ojail layer remove base", "profile base names it");
+    host.root("ojail layer prune --keep 0").within(LONG).ok();
+    assert_eq!(listed(&host, "base").len(), 2);
+    host.root("ojail layer verify base").within(LONG).ok();
+
+    // The end of all sessions is the end of the jail; the next login has the new base, and below it the same changes.
+    session.write("touch ~/enough; wait; echo $(sort -n ~/lines | uniq | wc -l) $(tail -1 ~/lines)\n");
+    let last = session.finish().ok();
+    let counted = last.stdout.lines().last().unwrap();
+    let (lines, number) = counted.split_once(' ').unwrap();
+    assert_eq!(lines, number, "no line was lost");
+    until("no session is open", SOON, || sessions(&host, "alice") == 0);
+    let after = host
+        .ssh("alice", "cat /etc/version; tail -1 /etc/motd; ls /etc/old /etc/new 2>/dev/null; wc -l < lines");
+    assert_eq!(after.text(), format!("hers\nmine\n/etc/new\n{lines}"));
+    assert_ne!(init(&host, "alice"), pid);
+    assert_eq!(crate::common::jail(&host, "alice").unwrap()["layers"], serde_json::json!([new]));
+    host.root("ojail layer prune --keep 0").within(LONG).ok();
+    assert_eq!(listed(&host, "base").len(), 1);
 }
 
 #[test]

@@ -69,6 +69,21 @@ fn a_layer_is_packed_and_unpacked_and_stays_the_same() {
 }
 
 #[test]
+fn a_layer_without_attributes_goes_from_one_kind_of_image_to_the_other_and_back() {
+    lab::require_root!();
+    let host = adopted();
+    let generation = target(&host);
+    // A squashfs without any attribute has no place for one, and says so.
+    for format in ["squashfs", "erofs", "squashfs"] {
+        host.root(&format!("ojail layer pack extra --format {format}")).ok();
+        assert_eq!(target(&host), format!("{generation}.{format}"));
+    }
+    host.root("ojail layer unpack extra").ok();
+    host.root("ojail layer verify extra").ok();
+    assert_eq!(text(&host), "one");
+}
+
+#[test]
 fn jails_keep_the_directory_that_they_stand_on_and_it_goes_later() {
     lab::require_root!();
     let host = adopted();

@@ -130,5 +130,5 @@ fn a_changed_configuration_replaces_an_empty_jail_and_spares_one_in_use() {
     host.ssh("alice", "true").ok();
     assert_ne!(init(&host, "alice"), first, "the empty one is replaced");
     assert_eq!(jail(&host, "alice").map(|jail| jail["outdated"].clone()), Some(false.into()));
-    host.wait_for_log("why=\"the configuration changed\"");
+    host.wait_for_log("why=\"its profile or a layer has changed\"");
 }

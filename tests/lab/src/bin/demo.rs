@@ -3,10 +3,9 @@
 //! Every line that it prints was printed by the real thing. A step that does not show what it must ends the demo with
 //! status 1. With a terminal the host stays up for a while, to be logged in to.
 
-use std::fs;
 use std::io::{IsTerminal, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -156,9 +155,8 @@ impl Demo {
         self.root(host, files, |text| {
             ("the one file that was written", text == format!("/srv/overlay/upperdirs/nginx1{page}"))
         })?;
-        let sizes = "du -sh --total /srv/overlay/upperdirs/*";
-        self.root(host, sizes, |text| ("three uppers and the total", text.lines().count() == 4))?;
-        sum(host)?;
+        let users = ["debian1", "nginx1", "nginx2"];
+        self.root(host, "ojail usage", |text| ("three users", users.iter().all(|user| text.contains(user))))?;
 
         self.title("A deletion is a whiteout in the upper; the layer keeps the file");
         self.ssh(host, "nginx2", &format!("sudo rm {page}; test -e {page} || echo gone"), |text| {
@@ -195,7 +193,7 @@ impl Demo {
                     (words.next(), words.nth(1)) == (Some(user), Some("running"))
                 })
             };
-            ("three running jails", ["debian1", "nginx1", "nginx2"].into_iter().all(running))
+            ("three running jails", users.into_iter().all(running))
         })?;
         must(("an open tunnel", tunnel.is_running()))?;
         tunnel.kill();
@@ -211,6 +209,17 @@ impl Demo {
         })?;
         self.root(host, "find /srv/overlay/upperdirs/nginx1 -type f | wc -l", |text| {
             ("an upper without files", text == "0")
+        })?;
+
+        self.title("Packed into images, the layers take less still");
+        let pack = "ojail layer pack debian && ojail layer pack nginx";
+        self.root(host, pack, |text| ("that both are packed", text.matches(" is packed as ").count() == 2))?;
+        self.root(host, "ojail usage", |text| {
+            ("three sums", text.lines().take(4).all(|line| !line.contains("not known")))
+        })?;
+        sums(host)?;
+        self.ssh(host, "nginx1", list, |text| {
+            ("nginx-light, installed", text.starts_with("ii  nginx-light"))
         })?;
 
         self.title("What the log says");
@@ -293,39 +302,14 @@ fn must((what, holds): Must<'_>) -> Result<(), String> {
     if holds { Ok(()) } else { Err(format!("expected {what}, and the above is something else")) }
 }
 
-/// The article's sum: three jails as three trees, as shared layers with three uppers, and with the layers packed.
-fn sum(host: &Host) -> Result<(), String> {
-    // As du counts, in KiB, and rounded up as du does.
-    let size = |path: &str| -> Result<u64, String> {
-        let text = Demo::run(host.root(&format!("du -sk /srv/overlay/{path} | cut -f1")))?.text();
-        text.parse().map_err(|_| format!("du said {text:?} of {path}"))
-    };
-    // By the machine's own tool, on the layers as they are in the host.
-    let packed = |name: &str| -> Result<u64, String> {
-        let layers = host.path("/srv/overlay/lowerdirs");
-        let (layer, image) = (layers.join(name).join("."), host.path("/tmp").join(name));
-        let packed =
-            Command::new("mksquashfs").arg(&layer).arg(&image).args(["-comp", "zstd", "-quiet"]).output();
-        let packed = packed.map_err(|error| format!("mksquashfs: {error}; see tests/lab/install-needs"))?;
-        if !packed.status.success() {
-            return Err(format!("mksquashfs: {}", String::from_utf8_lossy(&packed.stderr)));
-        }
-        let meta = fs::metadata(&image).map_err(|error| format!("{}: {error}", image.display()))?;
-        let _ = fs::remove_file(&image);
-        Ok(meta.len().div_ceil(1024))
-    };
-    let (debian, nginx, uppers) = (size("lowerdirs/debian/")?, size("lowerdirs/nginx/")?, size("upperdirs")?);
-    let one_by_one = 3 * debian + 2 * nginx;
-    let shared = debian + nginx + uppers;
-    let packed = packed("debian")? + packed("nginx")? + uppers;
-    println!();
-    for (how, size) in [
-        ("Three separate copies would take", one_by_one),
-        ("Shared layers and three uppers take", shared),
-        ("The same, layers packed by mksquashfs", packed),
-    ] {
-        let percent = size * 100 / one_by_one;
-        println!("  {how:<38} {:>5} MB {percent:>5} %", size.div_ceil(1024));
-    }
-    must(("each to take less than the one before", packed < shared && shared < one_by_one))
+/// The same jails as three trees, on shared layers, and on packed ones: less each time.
+fn sums(host: &Host) -> Result<(), String> {
+    let text = Demo::run(host.root("ojail usage --json"))?.text();
+    let told: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| format!("ojail usage --json: {error}: {text}"))?;
+    let sums = ["one_by_one", "shared", "packed"].map(|sum| told[sum].as_u64());
+    must((
+        "each sum to be less than the one before",
+        sums[0] > sums[1] && sums[1] > sums[2] && sums[2].is_some(),
+    ))
 }

@@ -3,6 +3,9 @@
 //! Machines are noisy, so what is compared is run in turn, and medians and ratios of pairs are what counts. Nothing
 //! is asserted: a slow machine is no failure.
 
+mod layers;
+
+use std::cell::LazyCell;
 use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -56,6 +59,39 @@ fn main() -> ExitCode {
         eprintln!("bench: {reason}; run `make bench` as root");
         return ExitCode::FAILURE;
     }
+    // Not started for parts that have hosts of their own. Its mounts are counted before the first jail.
+    let shared = LazyCell::new(|| {
+        let host = start();
+        let mounts = host.mountinfo().lines().count();
+        (host, mounts)
+    });
+    let parts: [(&str, &dyn Fn()); 10] = [
+        ("ssh", &|| ssh(&shared.0)),
+        ("module", &|| module(&shared.0)),
+        ("filter", &|| filter(&shared.0)),
+        ("peers", &|| peers(&shared.0)),
+        ("memory", &|| memory(&shared.0, shared.1)),
+        ("storage", &storage),
+        ("sizes", &layers::sizes),
+        ("packed", &layers::packed),
+        ("usage", &layers::usage),
+        ("derive", &layers::derive),
+    ];
+    // By name, to look at one part again; all of them otherwise.
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let known: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+    if let Some(unknown) = wanted.iter().find(|name| !known.contains(&name.as_str())) {
+        eprintln!("bench: there is no part \"{unknown}\"; there are {}", known.join(", "));
+        return ExitCode::from(2);
+    }
+    machine();
+    for (_, part) in parts.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)) {
+        part();
+    }
+    ExitCode::SUCCESS
+}
+
+fn start() -> Host {
     let host = ["filtered", "unfiltered"]
         .into_iter()
         .fold(lab::host().user(User::new("alice")), |host, user| host.user(user))
@@ -64,28 +100,10 @@ fn main() -> ExitCode {
         .config(CONFIG)
         .pam("sshd")
         .start();
-    let timing = std::env::current_exe().ok().map(|path| path.with_file_name("timing"));
-    if timing.is_none_or(|path| fs::copy(path, host.path("/usr/sbin/timing")).is_err()) {
-        eprintln!("bench: the program `timing` is not beside this one; `make bench` builds both");
-        return ExitCode::FAILURE;
-    }
-    // Before the first jail.
-    let mounts = host.mountinfo().lines().count();
-    machine();
-    // By name, to look at one part again; all of them otherwise.
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, &dyn Fn()); 6] = [
-        ("ssh", &|| ssh(&host)),
-        ("module", &|| module(&host)),
-        ("filter", &|| filter(&host)),
-        ("peers", &|| peers(&host)),
-        ("memory", &|| memory(&host, mounts)),
-        ("storage", &storage),
-    ];
-    for (_, part) in parts.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)) {
-        part();
-    }
-    ExitCode::SUCCESS
+    let timing = std::env::current_exe().expect("a program has a path").with_file_name("timing");
+    fs::copy(timing, host.path("/usr/sbin/timing"))
+        .expect("`make bench` builds `timing` beside this program");
+    host
 }
 
 fn machine() {
