@@ -126,14 +126,14 @@ enum Verb {
     /// changes or not.
     #[command(after_long_help = examples(&["ojail diff alice", "ojail diff alice /etc --content"]))]
     Diff(diff::Diff),
-    /// Show what of a user's is in the way of newer layers: packages, and files that both have changed
+    /// Show what of a user's is in the way of newer layers: packages, and files
     ///
     /// After a layer has a new generation. A file is judged by the layers that the user was on when it was last changed, if these are
     /// still there. Packages that the user installed on top of the old layers are named, and what dpkg in the jail does not know of
     /// the new ones. Nothing is changed. Exit status: 0 when it is told, conflicts or not.
     #[command(after_long_help = examples(&["ojail conflicts alice", "ojail conflicts alice --json | jq '.files[].path'"]))]
     Conflicts(conflicts::Conflicts),
-    /// Bring a user's changes to newer layers: own files come along, packages are installed again
+    /// Bring a user's changes to newer layers: files come along, packages are installed anew
     ///
     /// For who has installed packages on layers that have newer generations since. A copy of the changes loses what dpkg and apt put
     /// there, and apt-get installs the user's packages again, in a temporary jail; if all went well, the copy takes the place of the
