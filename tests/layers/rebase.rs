@@ -269,6 +269,53 @@ fn what_cannot_be_brought_to_newer_layers_stays_as_it_is() {
 }
 
 #[test]
+fn a_hostile_database_leads_nobody_astray() {
+    lab::require_root!();
+    let host = lab::host()
+        .user(User::new("alice").uid(1001).groups(["jailed"]))
+        .config(&CONFIG.replace("[\"site\", \"debian\"]", "[\"small\"]"))
+        .start();
+    host.root("mkdir -p -m 700 /srv/overlay/lowerdirs /srv/overlay/upperdirs; mkdir -m 755 /srv/overlay/lowerdirs/small; cd /srv/overlay/lowerdirs/small; \
+               mkdir -p etc var/lib/dpkg/info; echo root:x:0: > etc/group; ojail layer adopt small; echo precious > /etc/precious; echo precious > /precious").ok();
+    let outside = || format!("{}{}", digest(&host, "/etc"), digest(&host, "/srv/overlay/lowerdirs"));
+    host.root(&format!("mkdir -m 755 {UPPER}; mkdir -p {UPPER}/var/lib {UPPER}/etc; ln -s /etc {UPPER}/var/lib/dpkg; ln -s /etc/passwd {UPPER}/etc/passwd")).ok();
+    let before = outside();
+    let said = host.root("ojail rebase alice").text();
+    assert!(said.starts_with("alice has installed and removed nothing"), "a link is no database: {said}");
+    host.root(&format!(
+        r"cd {UPPER}/var/lib; rm dpkg; mkdir -p dpkg/info; cd dpkg; \
+          printf 'Package: ../../../../etc/x\nStatus: install ok installed\nVersion: 1\n\nPackage: -oDir=/\nStatus: install ok installed\nVersion: --help\n\n' > status; \
+          printf 'Package: plain\nStatus: install ok installed\nVersion: 1\nConffiles:\n /../../etc/precious d41d8cd98f00b204e9800998ecf8427e\n\n' >> status; \
+          printf '/../../../etc/precious\n/etc/../../precious\n/etc/passwd\n//etc/precious\n/\x01\n' > info/plain.list; \
+          ln -s /etc/precious info/plain.md5sums; ln -s /etc/shadow ../../../etc/shadow; mkfifo ../../../etc/gshadow; echo no colon > ../../../etc/group; \
+          printf '\377\376\n' > ../../../etc/subuid"
+    ))
+    .ok();
+    let said = host.root("ojail conflicts alice").text();
+    assert!(said.contains("plain") && !said.contains('\u{1}'), "{said}");
+    let said = host.root("ojail rebase alice --dry-run").text();
+    assert!(
+        said.contains("installed by the user: not installed"),
+        "what is no name is not installed: {said}"
+    );
+    host.root("ojail rebase alice --files-only").ok();
+    assert_eq!(outside(), before);
+    assert_eq!(host.root("cat /precious /etc/precious").text(), "precious\nprecious");
+    assert_eq!(
+        host.root(&format!("cd {UPPER}; ls etc; cat etc/group")).text(),
+        "group\ngshadow\nshadow\nsubuid\nno colon\nroot:x:0:"
+    );
+    // More than any database has is not read.
+    host.root(&format!("mkdir -p {UPPER}/var/lib/dpkg; truncate -s 1G {UPPER}/var/lib/dpkg/status")).ok();
+    let refused = host.root("ojail conflicts alice").fails();
+    assert!(
+        complaint(&refused).contains("var/lib/dpkg/status")
+            && complaint(&refused).contains("no such file has"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn a_kill_anywhere_in_a_rebase_leaves_the_old_or_the_new() {
     lab::require_root!();
     let host = host();
