@@ -56,6 +56,22 @@ pub(super) const DATABASES: [&str; 6] = [
     "etc/ld.so.cache",
 ];
 
+/// Logs and caches that dpkg and its helpers write anew.
+pub(super) const GENERATED: [&str; 12] = [
+    "var/log/dpkg.log",
+    "var/log/alternatives.log",
+    "var/log/apt",
+    "etc/alternatives",
+    "etc/passwd-",
+    "etc/group-",
+    "etc/shadow-",
+    "etc/gshadow-",
+    "etc/subuid-",
+    "etc/subgid-",
+    "usr/share/info/dir",
+    "usr/share/mime/mime.cache",
+];
+
 /// Whether something is one of these, or below it.
 pub(super) fn is_within(path: &[u8], places: &[&str]) -> bool {
     places.iter().any(|place| {
@@ -81,8 +97,9 @@ pub(super) fn look<'a>(config: &'a Config, user: &Username, named: Option<&str>)
     }
     let again = lower::view(&path)?;
     let mut report = conflicts::find(again, &stands)?;
-    report.conflicts.retain(|conflict| !is_within(&conflict.path, &DATABASES));
-    report.untold.retain(|path| !is_within(path, &DATABASES));
+    let written = |path: &[u8]| is_within(path, &DATABASES) || is_within(path, &GENERATED);
+    report.conflicts.retain(|conflict| !written(&conflict.path));
+    report.untold.retain(|path| !written(path));
     Ok(Findings { profile, upper, stands, known, differing, owners, report })
 }
 
@@ -185,10 +202,14 @@ impl Findings<'_> {
             .collect()
     }
 
-    /// Conflicts that are not a matter of packages which differ as a whole.
+    /// Conflicts that are not a matter of packages which are the user's as a whole.
     pub(super) fn files(&self) -> impl Iterator<Item = &Conflict> {
-        let whole: BTreeSet<&str> =
-            self.packages().iter().map(|(_, version, _)| version.name.as_str()).collect();
+        let Differing { installed, upgraded, removed, dropped, .. } = &self.differing;
+        let whole: BTreeSet<&str> = [installed, upgraded, removed, dropped]
+            .into_iter()
+            .flatten()
+            .map(|version| version.name.as_str())
+            .collect();
         self.report.conflicts.iter().filter(move |conflict| {
             self.owners.of_path(&conflict.path).is_none_or(|owner| !whole.contains(owner))
         })

@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, openat2, unlinkat};
 use rustix::io::Errno;
 
 use super::accounts::{self, Merged};
-use crate::admin::conflicts::{DATABASES, Findings, is_within};
+use crate::admin::conflicts::{DATABASES, Findings, GENERATED, is_within};
 use crate::conflicts::{self, Known, Owners, read, read_lower};
 use crate::error::{Act, Result};
 use crate::layers::clean;
@@ -36,22 +36,6 @@ pub(super) struct Sorted {
     /// Account files, with their text on the new layers.
     pub(super) accounts: Vec<(&'static str, Merged)>,
 }
-
-/// Logs and caches that dpkg and its helpers write anew.
-const GENERATED: [&str; 12] = [
-    "var/log/dpkg.log",
-    "var/log/alternatives.log",
-    "var/log/apt",
-    "etc/alternatives",
-    "etc/passwd-",
-    "etc/group-",
-    "etc/shadow-",
-    "etc/gshadow-",
-    "etc/subuid-",
-    "etc/subgid-",
-    "usr/share/info/dir",
-    "usr/share/mime/mime.cache",
-];
 
 /// Where Python's compiled files are that packages make.
 const COMPILED: [&str; 2] = ["usr/lib/python3", "usr/share"];
