@@ -118,13 +118,15 @@ fn a_build_that_fails_is_interrupted_or_killed_leaves_nothing_and_says_where_its
     assert!(complaint(&output).contains("all that was said is in /var/log/ojail/layer-y-"), "{output}");
     assert!(log_of(&host, "y").ends_with("ojail: interrupted by SIGINT"));
     assert_eq!((state(&host), remains(&host)), (String::new(), String::new()));
-    assert_eq!(host.root("pgrep -f mmdebstrap").run().text(), "");
+    assert_eq!(host.root("ps -ef | grep '[m]mdebstrap'").run().text(), "");
 
     host.root("rm /var/log/ojail/layer-y-*").ok();
     let running = begun();
     host.root("kill -KILL $(cat /tmp/pid)").ok();
     running.finish();
-    until("the tool has ended with it", SOON, || host.root("pgrep -f mmdebstrap").run().text().is_empty());
+    until("the tool has ended with it", SOON, || {
+        host.root("ps -ef | grep '[m]mdebstrap'").run().text().is_empty()
+    });
     assert_eq!(state(&host), "");
     assert_ne!(remains(&host), "", "what was built is not there, so nothing shows that it is cleared");
     host.root("mkdir /srv/small; echo x > /srv/small/x; ojail layer build z --from-dir /srv/small").ok();
