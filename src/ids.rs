@@ -9,6 +9,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::account::{self, Account, Username};
@@ -387,6 +388,7 @@ impl Registry {
         // The uid is last, and must be there: a file that was cut short at the end of a line is still known for damaged.
         let pool = owner.pool.map(|first| format!("pool = {first}\n")).unwrap_or_default();
         let text = format!("{pool}uid = {}\n", owner.uid);
+        let _limit = SizeLimit::lift(text.len() as u64).act("write", &temp)?;
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create(true)
@@ -611,6 +613,40 @@ fn parse_subids(text: &str, user: &Username, uid: u32) -> Result<Subids, String>
             Err(format!(":{number}: the range of {user} has {count} ids; a jail needs {COUNT}"))
         }
         _ => Ok(Subids { own, others }),
+    }
+}
+
+/// The limit on the size of files, which is lifted for as long as this lives. pam_limits may have set the user's in a login process, and
+/// a write beyond it is its end (SIGXFSZ), without a word.
+struct SizeLimit {
+    soft: u64,
+    hard: u64,
+}
+
+impl SizeLimit {
+    /// `None` if so many bytes may be written already.
+    fn lift(size: u64) -> std::io::Result<Option<Self>> {
+        const FSIZE: Resource = Resource::RLIMIT_FSIZE;
+        let (soft, hard) = getrlimit(FSIZE)?;
+        if soft >= size {
+            return Ok(None);
+        }
+        let limit = Self { soft, hard };
+        // To raise the hard limit takes SYS_RESOURCE, which host root in a container may lack.
+        if setrlimit(FSIZE, RLIM_INFINITY, RLIM_INFINITY).is_err() {
+            setrlimit(FSIZE, hard, hard)?;
+        }
+        if getrlimit(FSIZE)?.0 < size {
+            return Err(std::io::Error::from_raw_os_error(libc::EFBIG));
+        }
+        Ok(Some(limit))
+    }
+}
+
+impl Drop for SizeLimit {
+    fn drop(&mut self) {
+        // Lower than what is: nothing is needed for that.
+        let _ = setrlimit(Resource::RLIMIT_FSIZE, self.soft, self.hard);
     }
 }
 
