@@ -74,12 +74,16 @@ impl Namespaces {
     }
 }
 
-/// Lets a process of a host take nothing along from the test: no terminal, no umask, no descriptors but its
-/// standard ones. It leads a session and a process group of its own.
+/// Lets a process of a host take nothing along from the test: no terminal, no umask, no signals that are ignored (nohup, a job in the
+/// background of a script), no descriptors but its standard ones. It leads a session and a process group of its own.
 pub(crate) fn start_afresh(command: &mut Command) -> &mut Command {
     let afresh = || {
         setsid()?;
         umask(Mode::WGRP | Mode::WOTH);
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+            // SAFETY: SIG_DFL installs no handler.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         // Not closed now, for the standard library still needs one of them to report a failed exec.
         // SAFETY: takes three numbers, and touches no memory.
         let done =
