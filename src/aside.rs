@@ -75,6 +75,9 @@ pub struct Record {
     /// The layers that the upper was on; of a copy, what it is a copy of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bases: Vec<Base>,
+    /// Of a step: the layers that the upper was made on which comes in the place of this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next: Option<Vec<Base>>,
     /// The inode number of the upper that this is about.
     upper: Option<u64>,
 }
@@ -92,6 +95,7 @@ impl Record {
             only: Vec::new(),
             owner: None,
             bases: Vec::new(),
+            next: None,
             upper: None,
         }
     }
@@ -196,6 +200,10 @@ impl<'a> Shelf<'a> {
                 Ok(Some(record))
             }
             State::Done(record) => {
+                if let Some(bases) = &record.next {
+                    // A note, in nobody's way.
+                    let _ = bases::put(&self.user, bases);
+                }
                 fs::rename(dir.join(NEXT), dir.join(RECORD)).act("complete the record of", dir)?;
                 sync(dir)?;
                 Ok(Some(record))
@@ -285,6 +293,7 @@ impl<'a> Shelf<'a> {
         let (old, new) = (inode(&upper)?, inode(&other)?);
         record.upper = old;
         record.bases = bases::of(&self.user)?;
+        record.next = Some(bases.to_vec());
         let next = dir.join(NEXT);
         write(&next, &record)?;
         sync(dir)?;
@@ -318,8 +327,10 @@ impl<'a> Shelf<'a> {
             }
             return Err(e).act("sync", &self.storage.upperdirs);
         }
-        // What fails from here on is done by the next act on this shelf; but for this, which is a note.
-        let _ = bases::put(&self.user, bases);
+        // What fails from here on is done by the next act on this shelf.
+        if old.is_none() {
+            let _ = bases::put(&self.user, bases);
+        }
         Ok(match self.settled(dir) {
             Ok(settled) => settled,
             Err(_) => old.map(|_| record),

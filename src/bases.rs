@@ -35,10 +35,10 @@ const MOST: usize = 100;
 /// [`crate::Error::Act`] if it cannot be read.
 pub fn of(user: &Username) -> Result<Vec<Base>> {
     let path = path(user);
-    match fs::read_to_string(&path) {
+    match fs::read(&path) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         // What the power cut off is no note.
-        text => Ok(parse(&text.act("read", &path)?)),
+        text => Ok(parse(&String::from_utf8_lossy(&text.act("read", &path)?))),
     }
 }
 

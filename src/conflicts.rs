@@ -96,11 +96,15 @@ impl Stands {
         let resolved = layers::resolve(storage, names)?;
         let now = Lower::of(&resolved)?;
         let layers: Vec<LayerName> = resolved.iter().map(layers::Layer::full).collect();
-        let stand = |base: Base| {
-            let lower = layers::resolve(storage, &base.layers).and_then(|layers| Lower::of(&layers)).ok();
-            Stand { base, lower }
-        };
-        Ok(Self { old: bases.into_iter().map(stand).collect(), layers, now })
+        let mut old = Vec::new();
+        for base in bases {
+            let lower = match layers::resolve(storage, &base.layers).and_then(|layers| Lower::of(&layers)) {
+                Err(Error::Layer { .. }) => None,
+                lower => Some(lower?),
+            };
+            old.push(Stand { base, lower });
+        }
+        Ok(Self { old, layers, now })
     }
 
     /// The bases that can be looked at and are not the layers of now.
@@ -322,8 +326,27 @@ pub struct Known {
     pub old: Vec<Packages>,
 }
 
-/// The most that is read of a file of dpkg's: that of a Debian with everything has some 60 MB.
+/// The most that is read of a file of dpkg's, in bytes: the status of a Debian with everything has some 60 MB, and no list 2.
 const MOST: u64 = 128 << 20;
+const MOST_OF_A_LIST: u64 = 8 << 20;
+
+/// The most that all lists of a tree may have together, in bytes: those of a Debian of 3000 packages have 30 MB.
+const MOST_OF_ALL_LISTS: usize = 256 << 20;
+
+/// The longest path that the kernel takes (PATH_MAX, linux/limits.h).
+const LONGEST: usize = 4096;
+
+/// Whether an upper has a database of dpkg's of its own.
+///
+/// # Errors
+/// [`Error::Act`].
+pub fn has_database(upper: BorrowedFd<'_>) -> Result<bool> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat2(upper, packages::STATUS, flags, Mode::empty(), INSIDE) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+        found => found.act("look for", packages::STATUS).map(|_| true),
+    }
+}
 
 /// The packages, if the upper has a database of its own; without one dpkg inside knows what the layers know.
 ///
@@ -371,7 +394,9 @@ impl Known {
             }
             let before = |inside: &String| self.old.iter().any(|old| version(old).as_ref() == Some(inside));
             let list = match (&inside, &layers) {
-                (Some(inside), None) if before(inside) => &mut differing.dropped,
+                (Some(_), None) if self.old.iter().any(|old| old.contains_key(name)) => {
+                    &mut differing.dropped
+                }
                 (Some(_), None) => &mut differing.installed,
                 (Some(inside), Some(layers)) if !before(inside) && packages::newer(inside, layers)? => {
                     &mut differing.upgraded
@@ -398,6 +423,7 @@ const INSIDE: ResolveFlags = ResolveFlags::BENEATH
 /// # Errors
 /// [`Error::Act`]; it is refused if it is larger than any of dpkg's.
 pub fn read(upper: BorrowedFd<'_>, path: &str) -> Result<Option<Vec<u8>>> {
+    let most = if path.starts_with(packages::INFO) { MOST_OF_A_LIST } else { MOST };
     let (above, name) = path.rsplit_once('/').unwrap_or((".", path));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let dir = match openat2(upper, above, flags, Mode::empty(), INSIDE) {
@@ -407,7 +433,7 @@ pub fn read(upper: BorrowedFd<'_>, path: &str) -> Result<Option<Vec<u8>>> {
     let name = CString::new(name).map_err(std::io::Error::from).act("name", path)?;
     match lower::open(dir.as_fd(), &name) {
         Err(Errno::NOENT | Errno::LOOP | Errno::INVAL) => Ok(None),
-        file => content(file.act("open", path)?, path).map(Some),
+        file => content(file.act("open", path)?, path, most).map(Some),
     }
 }
 
@@ -430,17 +456,17 @@ pub fn read_lower(lower: &Lower, path: &str) -> Result<Option<Vec<u8>>> {
             {
                 Ok(None)
             }
-            file => content(file?, path).map(Some),
+            file => content(file?, path, MOST).map(Some),
         },
         None => Ok(None),
     }
 }
 
-fn content(file: std::fs::File, path: &str) -> Result<Vec<u8>> {
+fn content(file: std::fs::File, path: &str, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let length = file.take(MOST + 1).read_to_end(&mut bytes).act("read", path)?;
-    if length as u64 > MOST {
-        let why = format!("has more than {MOST} bytes, which no such file has");
+    let length = file.take(most + 1).read_to_end(&mut bytes).act("read", path)?;
+    if length as u64 > most {
+        let why = format!("has more than {most} bytes, which no such file has");
         return Err(Error::Unfit { path: path.into(), why });
     }
     Ok(bytes)
@@ -462,6 +488,7 @@ impl Owners {
     ) -> Result<Self> {
         let merged = Merged::of(lower)?;
         let mut owners = BTreeMap::new();
+        let mut left = MOST_OF_ALL_LISTS;
         for package in packages {
             // A name that is a path is none.
             if package.contains('/') {
@@ -470,7 +497,12 @@ impl Owners {
             let path = format!("{}/{package}.list", packages::INFO);
             let own = upper.map(|upper| read(upper, &path)).transpose()?.flatten();
             let text = if own.is_some() { own } else { read_lower(lower, &path)? };
-            for path in packages::list(&text.unwrap_or_default()) {
+            let text = text.unwrap_or_default();
+            left = left.checked_sub(text.len()).ok_or_else(|| Error::Unfit {
+                path: packages::INFO.into(),
+                why: format!("has lists of more than {MOST_OF_ALL_LISTS} bytes, which no Debian has"),
+            })?;
+            for path in packages::list(&text).into_iter().filter(|path| path.len() <= LONGEST) {
                 owners.insert(merged.real(path), package.clone());
             }
         }

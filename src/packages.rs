@@ -86,9 +86,18 @@ pub fn sums(text: &[u8]) -> BTreeMap<Vec<u8>, String> {
 /// # Errors
 /// [`crate::Error::Act`] if dpkg cannot be run.
 pub fn newer(one: &str, other: &str) -> Result<bool> {
-    // Neither is taken for an option: dpkg wants three words behind this one.
+    // dpkg takes options in any place: what is no version is not handed to it.
+    if !is_version(one) || !is_version(other) {
+        return Ok(false);
+    }
     let said = Command::new("dpkg").args(["--compare-versions", one, "gt", other]).output();
     Ok(said.act("run", "dpkg")?.status.success())
+}
+
+/// Whether it can be a version (Debian Policy 5.6.12).
+fn is_version(version: &str) -> bool {
+    version.starts_with(|c: char| c.is_ascii_digit())
+        && version.chars().all(|c| c.is_ascii_alphanumeric() || ".+:~-".contains(c))
 }
 
 /// Whether it can be the name of a package: what goes to a command must not be an option (Debian Policy 5.6.1).
@@ -165,6 +174,14 @@ mod tests {
         let sums = sums(b"d41d8cd98f00b204e9800998ecf8427e  usr/bin/x\nshort\n");
         assert_eq!(sums[&b"usr/bin/x"[..]], "d41d8cd98f00b204e9800998ecf8427e");
         assert_eq!(sums.len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_version_is_not_newer() {
+        assert!(newer("1:2.0~rc1-1", "1.9").unwrap());
+        for version in ["--force-help", "-Dh", "", "1 2", "1\0"] {
+            assert!(!newer(version, "0").unwrap(), "{version:?}");
+        }
     }
 
     #[test]

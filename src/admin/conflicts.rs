@@ -215,6 +215,15 @@ impl Findings<'_> {
         })
     }
 
+    /// Whether all that the user has was made on the layers of now.
+    pub(super) fn is_there_already(&self) -> bool {
+        let old = &self.stands.old;
+        !old.is_empty()
+            && old.iter().all(|stand| stand.base.layers == self.stands.layers)
+            && self.differing.behind.is_empty()
+            && self.differing.dropped.is_empty()
+    }
+
     fn text(&self, user: &Username) -> String {
         let mut parts = Vec::new();
         let names = |layers: &[LayerName]| {
@@ -260,14 +269,17 @@ impl Findings<'_> {
             parts.push(table(["PATH", "USER", "LAYERS", "PACKAGE"], files.into_iter()));
         }
         if let Some(first) = self.report.untold.first() {
+            let why = if self.stands.old.is_empty() { "was never noted" } else { "is not there any more" };
             parts.push(format!(
-                "Of {} files it cannot be told, the first of them /{}: the layers that they were made on are not there any more.",
+                "Of {} files it cannot be told, the first of them /{}: what they were made on {why}.",
                 self.report.untold.len(),
                 shown(first)
             ));
         }
         parts.push(if self.report == Report::default() && packages.is_empty() {
             format!("Nothing that {user} changed is in the way of the layers.")
+        } else if self.is_there_already() {
+            format!("What {user} installed and removed was made on these layers: nothing is in the way.")
         } else if packages.is_empty() {
             format!("`ojail reset {user} --only PATH` gives what the layers have at a path.")
         } else {

@@ -25,6 +25,7 @@ use super::{Format, IMAGES, Layer, images_lock, is_mounted, mount_point, parse, 
 use crate::archive::Digesting;
 use crate::bases;
 use crate::config::{Config, GENERATION, LayerName, Storage};
+use crate::conflicts;
 use crate::error::{Act, Error, Result};
 use crate::jail::temporary;
 use crate::runtime::{self, Corner, Ground, Layers, Tried, private_dir, try_lock};
@@ -378,7 +379,7 @@ impl Old {
 
 /// What may go: generations that were made before the one that the layer is now, but for the `keep` newest of them, and second forms of
 /// those that stay. Not what a profile names or a jail stands on, nor what an upper was last raised on: `ojail conflicts` compares with
-/// it. Of a layer without a link nothing: nothing tells what is old.
+/// it; and if packages were installed, nothing that it was ever on. Of a layer without a link nothing: nothing tells what is old.
 ///
 /// # Errors
 /// [`Error::Layer`] if `name` names none; [`Error::Act`].
@@ -389,8 +390,14 @@ pub fn old(config: &Config, name: Option<&LayerName>, keep: usize) -> Result<Vec
     };
     let used = in_use()?;
     let free = |form: &Form| users_of(&used, &form.path).is_empty();
-    let last = bases::all()?.into_iter().filter_map(|(_, mut bases)| bases.pop());
-    let bases: Vec<LayerName> = last.flat_map(|base| base.layers).collect();
+    let mut bases: Vec<LayerName> = Vec::new();
+    for (user, noted) in bases::all()? {
+        // What packages were installed on is needed as long as they are there.
+        let path = config.storage.upperdirs.join(&user);
+        let all = path.exists() && conflicts::has_database(walk::open(&path)?.as_fd())?;
+        let number = if all { noted.len() } else { 1 };
+        bases.extend(noted.into_iter().rev().take(number).flat_map(|base| base.layers));
+    }
     let mut old = Vec::new();
     // By layer, newest first.
     for layer in generations.chunk_by(|a, b| a.name.name() == b.name.name()) {

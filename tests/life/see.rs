@@ -117,7 +117,7 @@ fn list_keeps_within_a_terminal_and_leaves_out_what_is_empty() {
     let head = resting.lines().next().unwrap();
     assert_eq!(
         head.split_whitespace().collect::<Vec<_>>(),
-        ["USER", "PROFILE", "STATE", "SESSIONS", "PROCESSES", "SINCE"],
+        ["USER", "PROFILE", "STATE", "SESSIONS", "PROCESSES", "SINCE", "LAYERS"],
         "{resting}"
     );
     let session = host.ssh("alice", "echo inside; sleep 300").spawn();

@@ -182,7 +182,7 @@ pub(in crate::admin) fn policy() -> Bind {
 }
 
 /// Nobody is there to answer questions; and the way to packages may be through a proxy of the administrator's.
-pub(in crate::admin) fn environment() -> Vec<(OsString, OsString)> {
+fn environment() -> Vec<(OsString, OsString)> {
     let mut environment: Vec<(OsString, OsString)> =
         vec![("DEBIAN_FRONTEND".into(), "noninteractive".into())];
     environment.extend(super::proxies());

@@ -11,6 +11,9 @@ use crate::config::LayerName;
 use crate::error::{Act, Error, Result};
 use crate::{aside, paths, runtime, store};
 
+/// How much is kept of one run, in bytes; a Debian by mmdebstrap says some 100 KiB.
+const MOST: u64 = 16 << 20;
+
 /// How much of a line is kept to be shown.
 const SHOWN: usize = 300;
 
@@ -30,6 +33,9 @@ pub(in crate::admin) struct Journal {
     phases: &'static [&'static str],
     /// Made with the first words: a process that was forked off before has none, and draws nothing.
     bar: Option<ProgressBar>,
+    /// Bytes of what was heard, and whether there was more.
+    written: u64,
+    full: bool,
     /// A line that has not come to its end.
     line: Vec<u8>,
     /// The last line with which a tool of Debian's says what went wrong.
@@ -78,6 +84,8 @@ impl Journal {
                         file,
                         phases,
                         bar: None,
+                        written: 0,
+                        full: false,
                         line: Vec::new(),
                         complaint: None,
                     });
@@ -105,7 +113,14 @@ impl Journal {
     /// # Errors
     /// [`Error::Act`]: what cannot be logged must not go on.
     pub(in crate::admin) fn hear(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).act("write", &self.path)?;
+        // A stranger may have chosen the words: they do not fill the disk, nor reach a terminal as they are.
+        let most = usize::try_from(MOST.saturating_sub(self.written)).unwrap_or(usize::MAX);
+        let kept: Vec<u8> = bytes.iter().take(most).map(|byte| harmless(*byte)).collect();
+        self.file.write_all(&kept).act("write", &self.path)?;
+        self.written += kept.len() as u64;
+        if kept.len() < bytes.len() && !std::mem::replace(&mut self.full, true) {
+            self.file.write_all(b"\nojail: what follows is not kept\n").act("write", &self.path)?;
+        }
         let phases = self.phases;
         let bar = self.bar.get_or_insert_with(|| bar(phases.len()));
         for byte in bytes {
@@ -169,6 +184,11 @@ fn forget_old(dir: &Path, what: &str) {
     for (_, path) in logs.iter().rev().skip(KEPT) {
         let _ = fs::remove_file(path);
     }
+}
+
+/// A byte of a log: control characters are not what anybody wants to read.
+fn harmless(byte: u8) -> u8 {
+    if byte.is_ascii_control() && !matches!(byte, b'\n' | b'\r' | b'\t') { b'?' } else { byte }
 }
 
 /// For one line of a terminal.

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use own::Sorted;
 
 use super::conflicts::{Findings, look, table};
-use super::layer::derive::{environment, policy};
+use super::layer::derive::policy;
 use super::layer::journal::Journal;
 use super::reset::{ended, nobody_is_in, progress};
 use super::session::{self, Job, Outcome};
@@ -24,11 +24,11 @@ use super::snapshot::{empty, room};
 use super::terminal::hold;
 use super::{configuration, farewell, jailed, run, say, stop, username};
 use crate::account::{Account, Username};
-use crate::aside::{Entry, Record, Shelf, Why};
+use crate::aside::{self, Entry, Record, Shelf, Why};
 use crate::bases::{self, Base};
 use crate::changes::shown;
 use crate::config::{Config, Profile};
-use crate::conflicts::{Version, read};
+use crate::conflicts::{Differing, Version, read};
 use crate::error::{Act, Error, Result};
 use crate::jail::temporary::{Temporary, Whose};
 use crate::log::{Level, Log};
@@ -66,15 +66,14 @@ struct Plan {
     without: Vec<String>,
 }
 
-/// By `sh`, as root of the jail, with the names of packages to install, to mark as automatic and to remove.
+/// By `sh`, as root of the jail, with the names of packages to install and (with a `-` behind them) to remove, in one transaction, and to
+/// mark as automatic. What is the user's own may be libraries.
 const REPLAY: &str = r#"
 set -e
-if [ -n "$1" ]; then
-    apt-get -q update
-    apt-get -q -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install $1
-fi
+apt-get -q update
+apt-get -q -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold install $1
 [ -z "$2" ] || apt-mark auto $2
-[ -z "$3" ] || apt-get -q -y remove $3
+ldconfig
 apt-get -q clean
 "#;
 
@@ -98,7 +97,7 @@ pub(super) fn run(rebase: &Rebase) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let plan = Plan::of(&findings, rebase)?;
-    let sorted = own::sort(&findings, known)?;
+    let sorted = own::sort(&findings, known, &plan.again(&findings, rebase))?;
     if rebase.dry_run {
         say(told(&user, &findings, &plan, &sorted, rebase));
         if let Err(e) = nobody_is_in(&corner) {
@@ -108,6 +107,10 @@ pub(super) fn run(rebase: &Rebase) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let (account, _) = jailed(&config, user.as_str())?;
+    if !findings.profile.writable {
+        let why = format!("profile {} is not writable, so the changes are in no use", findings.profile.name);
+        return Err(Error::Rebase { user: user.to_string(), why });
+    }
     if !plan.is_empty() && !findings.profile.root {
         let why = format!(
             "profile {} has no root, so packages cannot be installed again; `--files-only` brings the user's own files to the new layers without them",
@@ -135,20 +138,23 @@ pub(super) fn run(rebase: &Rebase) -> Result<ExitCode> {
         let why = "dpkg's database has just been removed in the jail; try again".into();
         return Err(Error::Rebase { user: user.to_string(), why });
     };
-    let (plan, sorted) = (Plan::of(&findings, rebase)?, own::sort(&findings, known)?);
+    let plan = Plan::of(&findings, rebase)?;
+    let sorted = own::sort(&findings, known, &plan.again(&findings, rebase))?;
     let told = told(&user, &findings, &plan, &sorted, rebase);
     let moved = Move { config: &config, user: &user, findings: &findings, sorted: &sorted };
-    let entry = if plan.is_empty() {
-        Some(moved.files()?)
-    } else {
-        match moved.packages(&account, &plan)? {
-            Done::Host(entry) => Some(entry),
-            // The jail, and all else, is for the other process.
-            Done::Jail(status) => return Ok(ExitCode::from(status)),
+    let done = if plan.is_empty() { moved.files() } else { moved.packages(&account, &plan) };
+    let entry = match done {
+        Ok(Done::Host(entry)) => entry,
+        // The jail, and all else, is for the other process.
+        Ok(Done::Jail(status)) => return Ok(ExitCode::from(status)),
+        Err(error) => {
+            // Part of a copy may have filled the disk, of everybody's uppers.
+            let _ = aside::empty(&config.storage, None);
+            return Err(error);
         }
     };
     say(told);
-    tell(&config, &user, entry.flatten().as_ref());
+    tell(&config, &user, entry.as_ref());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -162,17 +168,6 @@ fn tell(config: &Config, user: &Username, entry: Option<&Entry>) {
         Log::open("ojail").event(Level::Info, "rebase", &[("user", user), ("aside", &aside.display())]);
     }
     empty(&config.storage);
-}
-
-impl Findings<'_> {
-    /// Whether all that the user has was made on the layers of now.
-    fn is_there_already(&self) -> bool {
-        let old = &self.stands.old;
-        !old.is_empty()
-            && old.iter().all(|stand| stand.base.layers == self.stands.layers)
-            && self.differing.behind.is_empty()
-            && self.differing.dropped.is_empty()
-    }
 }
 
 impl Plan {
@@ -217,12 +212,25 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The packages whose files come again.
+    fn again<'a>(&self, findings: &'a Findings<'_>, rebase: &Rebase) -> BTreeSet<&'a str> {
+        let Differing { installed, upgraded, .. } = &findings.differing;
+        installed
+            .iter()
+            .chain(upgraded)
+            .map(|version| version.name.as_str())
+            .filter(|name| !rebase.files_only && !self.without.iter().any(|without| without == name))
+            .collect()
+    }
+
     fn is_empty(&self) -> bool {
         self.install.is_empty() && self.remove.is_empty()
     }
 
     fn command(&self) -> Vec<OsString> {
-        let words = [&self.install, &self.automatic, &self.remove].map(|names| names.join(" "));
+        let away = self.remove.iter().map(|name| format!("{name}-"));
+        let words = [self.install.iter().cloned().chain(away).collect(), self.automatic.clone()];
+        let words = words.map(|names: Vec<String>| names.join(" "));
         ["/bin/sh", "-c", REPLAY, "rebase"].iter().map(Into::into).chain(words.map(Into::into)).collect()
     }
 }
@@ -285,7 +293,21 @@ fn told(user: &Username, findings: &Findings<'_>, plan: &Plan, sorted: &Sorted, 
     if !left.is_empty() {
         parts.push(list("In the way of what the layers have there now, and to be looked at:", &left));
     }
+    let unknown =
+        findings.stands.old.iter().any(|stand| stand.lower.is_none()) || findings.stands.old.is_empty();
+    if unknown && !findings.differing.installed.is_empty() {
+        parts.push(format!(
+            "Not all of the layers that {user} was on are still there: of the packages above, some may have been these layers'."
+        ));
+    }
     for (file, merged) in &sorted.accounts {
+        if !merged.other_number.is_empty() {
+            let names: Vec<String> = merged.other_number.iter().map(|name| shown(name.as_bytes())).collect();
+            parts.push(format!(
+                "/etc/{file} keeps the numbers of {}, for which the layers have others now.",
+                names.join(", ")
+            ));
+        }
         if !merged.left_out.is_empty() {
             let names: Vec<String> = merged.left_out.iter().map(|name| shown(name.as_bytes())).collect();
             parts.push(format!(
@@ -304,6 +326,7 @@ fn is_account(path: &[u8]) -> bool {
 }
 
 /// How it came out, and in which process.
+#[allow(clippy::large_enum_variant, reason = "there is one, and it is moved once")]
 enum Done {
     Host(Option<Entry>),
     Jail(u8),
@@ -319,11 +342,11 @@ struct Move<'a> {
 
 impl Move<'_> {
     /// Without packages.
-    fn files(&self) -> Result<Option<Entry>> {
+    fn files(&self) -> Result<Done> {
         let shelf = Shelf::of(&self.config.storage, self.user);
         let draft = shelf.draft()?;
         self.fill(&draft.upper())?;
-        draft.commit(self.record(), &self.bases())
+        draft.commit(self.record(), &self.bases()).map(Done::Host)
     }
 
     /// Fills a directory, which may be there and is empty then, with what is the user's own.
@@ -363,7 +386,9 @@ impl Move<'_> {
         })
         .map_err(|e| journal.failed(&e.to_string()))?;
         let root = run::root(account.clone());
-        let (command, environment) = (plan.command(), environment());
+        let command = plan.command();
+        // Nobody is there to answer questions. And nothing of the administrator's: what is run is the user's.
+        let environment = [("DEBIAN_FRONTEND".into(), "noninteractive".into())];
         let job = Job { account: &root, command: &command, terminal: false, environment: &environment };
         let done = session::heard(&job, || jail.enter("rebase"), &mut |bytes| journal.hear(bytes));
         let why = match done {
@@ -371,7 +396,7 @@ impl Move<'_> {
             Ok(Outcome::Host { signal: Some(signal), .. }) => format!("interrupted by {signal}"),
             Ok(Outcome::Host { status: 0, .. }) => {
                 journal.quiet();
-                return self.keep(jail).map(Done::Host).map_err(|e| journal.failed(&e.to_string()));
+                return self.keep(jail, plan).map(Done::Host).map_err(|e| journal.failed(&e.to_string()));
             }
             Ok(Outcome::Host { status, .. }) => format!("apt-get failed with status {status}"),
             Err(error) => error.to_string(),
@@ -383,8 +408,9 @@ impl Move<'_> {
     }
 
     /// Makes the temporary jail's upper the user's.
-    fn keep(&self, jail: Temporary) -> Result<Option<Entry>> {
+    fn keep(&self, jail: Temporary, plan: &Plan) -> Result<Option<Entry>> {
         jail.end_and(|upper| {
+            self.compare(upper, plan)?;
             let shelf = Shelf::of(&self.config.storage, self.user);
             let draft = shelf.draft()?;
             fs::rename(upper, draft.upper()).act("move", upper)?;
@@ -392,12 +418,29 @@ impl Move<'_> {
         })
     }
 
-    /// The user's own, but that no service is started, and that the copy is not counted with what it is a copy of.
+    /// Refuses what apt-get has made of it, if it is not what was planned.
+    fn compare(&self, upper: &Path, plan: &Plan) -> Result<()> {
+        let Some(known) = &self.findings.known else { return Ok(()) };
+        let status = read(walk::open(upper)?.as_fd(), packages::STATUS)?;
+        let there = status.map_or_else(|| known.now.clone(), |text| packages::parse(&text));
+        let wanted = plan.install.iter().chain(known.now.keys()).filter(|name| !plan.remove.contains(name));
+        let missing: Vec<String> =
+            wanted.filter(|name| !there.contains_key(*name)).map(|name| shown(name.as_bytes())).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let why = format!(
+            "without {} it would not be what it was; apt-get removed that for others",
+            missing.join(", ")
+        );
+        Err(Error::Rebase { user: self.user.to_string(), why })
+    }
+
+    /// The user's own, but that no service is started.
     fn profile(&self) -> Profile {
         let mut profile = self.findings.profile.clone();
         // What was found, not what its link says a moment later.
         profile.layers.clone_from(&self.findings.stands.layers);
-        (profile.limits.disk, profile.limits.inodes) = (None, None);
         profile.binds.push(policy());
         profile
     }

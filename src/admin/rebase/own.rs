@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use md5::{Digest, Md5};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, openat2, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, fremovexattr, openat2, unlinkat};
 use rustix::io::Errno;
 
 use super::accounts::{self, Merged};
@@ -37,17 +37,20 @@ pub(super) struct Sorted {
     pub(super) accounts: Vec<(&'static str, Merged)>,
 }
 
+/// The largest file that is compared with what a package had, in bytes.
+const LARGEST: i64 = 4 << 30;
+
 /// Where Python's compiled files are that packages make.
 const COMPILED: [&str; 2] = ["usr/lib/python3", "usr/share"];
 
-/// Sorts a user's upper.
+/// Sorts a user's upper. `again`: the packages that are installed again.
 ///
 /// # Errors
 /// [`crate::Error::Act`].
-pub(super) fn sort(findings: &Findings<'_>, known: &Known) -> Result<Sorted> {
-    let mut sorter = Sorter::of(findings, known)?;
+pub(super) fn sort(findings: &Findings<'_>, known: &Known, again: &BTreeSet<&str>) -> Result<Sorted> {
+    let mut sorter = Sorter::of(findings, known, again)?;
     let mut sorted = Sorted::default();
-    let mut walk = Walk::below(again(&findings.upper)?)?;
+    let mut walk = Walk::below(reopened(&findings.upper)?)?;
     while let Some(step) = walk.step()? {
         let Step::Found(place, stat) = step else { continue };
         let path = place.path.as_os_str().as_bytes();
@@ -97,7 +100,9 @@ struct Sorter<'a> {
     findings: &'a Findings<'a>,
     known: &'a Known,
     /// Packages whose files dpkg has put into the upper: no layer had this version.
-    foreign: BTreeSet<&'a str>,
+    by_dpkg: BTreeSet<&'a str>,
+    /// Of these, what is installed again.
+    again: &'a BTreeSet<&'a str>,
     /// Whose the files are of packages that the user has upgraded or removed, in the layers that these come from.
     replaced: Vec<Owners>,
     /// The MD5 of each file of a package that was asked for.
@@ -106,22 +111,30 @@ struct Sorter<'a> {
 }
 
 impl<'a> Sorter<'a> {
-    fn of(findings: &'a Findings<'a>, known: &'a Known) -> Result<Self> {
-        let differing = &findings.differing;
-        let name = |version: &'a conflicts::Version| version.name.as_str();
-        let foreign = differing.installed.iter().chain(&differing.upgraded).map(name).collect();
-        let gone: Vec<&String> = differing
-            .upgraded
+    fn of(findings: &'a Findings<'a>, known: &'a Known, again: &'a BTreeSet<&'a str>) -> Result<Self> {
+        let in_layers = || known.old.iter().chain([&known.now]);
+        let foreign = |name: &String, version: &String| {
+            in_layers().all(|layers| layers.get(name).is_none_or(|package| package.version != *version))
+        };
+        let by_dpkg = known
+            .inside
             .iter()
-            .chain(&differing.removed)
-            .chain(&differing.behind)
-            .map(|version| &version.name)
+            .filter(|(name, package)| foreign(name, &package.version))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        // What inside is not there, or not so: dpkg has deleted files of it.
+        let gone: BTreeSet<&String> = in_layers()
+            .flatten()
+            .filter(|(name, package)| {
+                known.inside.get(*name).is_none_or(|inside| inside.version != package.version)
+            })
+            .map(|(name, _)| name)
             .collect();
         let lowers = findings.stands.others().chain([&findings.stands.now]);
         let replaced =
             lowers.map(|lower| Owners::of(None, lower, gone.iter().copied())).collect::<Result<_>>()?;
         let merged = conflicts::Merged::of(&findings.stands.now)?;
-        Ok(Self { findings, known, foreign, replaced, sums: BTreeMap::new(), merged })
+        Ok(Self { findings, known, by_dpkg, again, replaced, sums: BTreeMap::new(), merged })
     }
 
     fn whose(&mut self, dir: BorrowedFd<'_>, name: &CStr, path: &[u8], stat: &Stat) -> Result<Whose> {
@@ -130,10 +143,10 @@ impl<'a> Sorter<'a> {
                 is_whiteout(stat) && self.replaced.iter().any(|owners| owners.of_path(path).is_some());
             return Ok(if dpkgs { Whose::Packages } else { Whose::Own });
         };
-        let foreign = self.foreign.contains(package);
+        let (by_dpkg, again) = (self.by_dpkg.contains(package), self.again.contains(package));
         // dpkg lists what is there: it was deleted by hand, and a package that is installed again brings it.
         if is_whiteout(stat) {
-            return Ok(if foreign { Whose::Lost } else { Whose::Own });
+            return Ok(if again { Whose::Lost } else { Whose::Own });
         }
         let text = String::from_utf8_lossy(path);
         let conffile =
@@ -144,9 +157,11 @@ impl<'a> Sorter<'a> {
             None => self.sums(package)?.get(path).cloned(),
         };
         let Some(packed) = packed else {
-            return Ok(if foreign { Whose::Packages } else { Whose::Own });
+            return Ok(if by_dpkg { Whose::Packages } else { Whose::Own });
         };
         let is = match lower::open(dir, name) {
+            // No package has such a file, and it would take long to read it.
+            _ if stat.st_size > LARGEST => None,
             // A link or something else in its place.
             Err(Errno::LOOP | Errno::INVAL) => None,
             file => Some(
@@ -154,7 +169,7 @@ impl<'a> Sorter<'a> {
                     .act("read", text.as_ref())?,
             ),
         };
-        Ok(match (is == Some(packed), foreign, configuration) {
+        Ok(match (is == Some(packed), again, configuration) {
             (true, ..) => Whose::Packages,
             // dpkg is told to leave what is there.
             (false, _, true) | (false, false, _) => Whose::Edited,
@@ -210,7 +225,10 @@ fn merged_accounts(findings: &Findings<'_>) -> Result<Vec<(&'static str, Merged)
     for (name, number) in accounts::FILES {
         let path = format!("etc/{name}");
         let Some(mine) = read(findings.upper.as_fd(), &path)? else { continue };
-        // What is no text is not taken apart.
+        // What is no text, or no such file, is not taken apart.
+        if mine.len() > accounts::MOST {
+            continue;
+        }
         let Ok(mine) = String::from_utf8(mine) else { continue };
         let mut was = Vec::new();
         for lower in findings.stands.old.iter().filter_map(|stand| stand.lower.as_ref()) {
@@ -227,23 +245,50 @@ fn merged_accounts(findings: &Findings<'_>) -> Result<Vec<(&'static str, Merged)
 /// # Errors
 /// [`crate::Error::Act`].
 pub(super) fn strip(copy: &OwnedFd, findings: &Findings<'_>, sorted: &Sorted) -> Result<()> {
-    let mut walk = Walk::below(again(copy)?)?;
+    let mut way = findings.stands.now.way()?;
+    let mut walk = Walk::below(reopened(copy)?)?;
+    // Of each directory that the walk is in, whether something in it stays behind.
+    let mut lightened: Vec<bool> = Vec::new();
     while let Some(step) = walk.step()? {
         match step {
-            Step::Found(place, _) => {
+            Step::Found(place, stat) => {
                 if sorted.behind.contains(place.path.as_os_str().as_bytes()) {
                     walk::remove(place.dir, place.name, None)?;
+                    if let Some(above) = lightened.last_mut() {
+                        *above = true;
+                    }
                     walk.pass();
+                } else if is_dir(&stat) {
+                    way.enter(place.name)?;
+                    lightened.push(false);
                 }
             }
-            // A package's own directory, when nothing is left in it.
-            Step::Left(place) if findings.owners.of_path(place.path.as_os_str().as_bytes()).is_some() => {
-                match unlinkat(place.dir, place.name, AtFlags::REMOVEDIR) {
-                    Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST) => {}
-                    Err(e) => return Err(failed("remove", place.path, e)),
+            Step::Left(place) => {
+                way.leave()?;
+                let less = lightened.pop() == Some(true);
+                if let (true, Some(above)) = (less, lightened.last_mut()) {
+                    *above = true;
+                }
+                if findings.owners.of_path(place.path.as_os_str().as_bytes()).is_none() {
+                    continue;
+                }
+                if way.here().find(place.name)?.is_none() {
+                    // A package's own directory, when nothing is left in it.
+                    match unlinkat(place.dir, place.name, AtFlags::REMOVEDIR) {
+                        Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+                        Err(e) => return Err(failed("remove", place.path, e)),
+                    }
+                } else if less {
+                    // Removed and installed again, it hides what the layers have in it, which is wanted now.
+                    let dir = openat2(place.dir, place.name, DIRECTORY, Mode::empty(), INSIDE);
+                    let shown = dir.and_then(|dir| fremovexattr(&dir, lower::OPAQUE));
+                    match shown {
+                        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                        Err(e) => return Err(failed("make transparent", place.path, e)),
+                    }
                 }
             }
-            Step::Left(_) | Step::Mount(_) => {}
+            Step::Mount(_) => {}
         }
     }
     for (name, merged) in &sorted.accounts {
@@ -254,8 +299,7 @@ pub(super) fn strip(copy: &OwnedFd, findings: &Findings<'_>, sorted: &Sorted) ->
 
 /// Writes an account file; or removes it, where the layers have just that.
 fn give(copy: &OwnedFd, name: &str, merged: &Merged, findings: &Findings<'_>) -> Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let etc = openat2(copy, "etc", flags, Mode::empty(), INSIDE).act("open", "etc")?;
+    let etc = openat2(copy, "etc", DIRECTORY, Mode::empty(), INSIDE).act("open", "etc")?;
     let path = format!("etc/{name}");
     if read_lower(&findings.stands.now, &path)?.as_deref() == Some(merged.text.as_bytes()) {
         return unlinkat(&etc, name, AtFlags::empty()).act("remove", path);
@@ -266,13 +310,16 @@ fn give(copy: &OwnedFd, name: &str, merged: &Merged, findings: &Findings<'_>) ->
     File::from(file).write_all(merged.text.as_bytes()).act("write", path)
 }
 
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
 const INSIDE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
 
 /// The same directory once more, from its beginning.
-fn again(dir: &OwnedFd) -> Result<OwnedFd> {
+fn reopened(dir: &OwnedFd) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat2(dir, ".", flags, Mode::empty(), INSIDE).act("open", "an upper")
 }
