@@ -158,13 +158,18 @@ impl<'a> Shelf<'a> {
         let mut entries = Vec::new();
         for name in list(&self.dir)? {
             let dir = self.dir.join(&name);
-            if let State::Whole(record) | State::Done(record) = State::of(&dir)? {
-                entries.push(Entry { name, record, dir });
-            }
+            let (record, file) = match State::of(&dir)? {
+                State::Whole(record) => (record, RECORD),
+                State::Done(record) => (record, NEXT),
+                State::Rubbish => continue,
+            };
+            // Of two of one second: which was written later.
+            let written =
+                fs::symlink_metadata(dir.join(file)).map_or((0, 0), |m| (m.mtime(), m.mtime_nsec()));
+            entries.push(((record.at, written), Entry { name, record, dir }));
         }
-        // Two of one second: the later has the longer name.
-        entries
-            .sort_by(|a, b| (b.record.at, b.name.len(), &b.name).cmp(&(a.record.at, a.name.len(), &a.name)));
+        entries.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        let entries = entries.into_iter().map(|(_, entry)| entry).collect();
         Ok(entries)
     }
 
