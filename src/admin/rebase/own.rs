@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::accounts::{self, Merged};
 use crate::admin::conflicts::{DATABASES, Findings, GENERATED, is_within};
 use crate::conflicts::{self, Known, Owners, read, read_lower};
-use crate::error::{Act, Result};
+use crate::error::{Act, Error, Result};
 use crate::layers::clean;
 use crate::lower;
 use crate::packages::{self, INFO};
@@ -39,6 +39,9 @@ pub(super) struct Sorted {
 
 /// The largest file that is compared with what a package had, in bytes.
 const LARGEST: i64 = 4 << 30;
+
+/// The most that the sums of all packages may have together, in bytes: those of a Debian of 3000 packages have 40 MB.
+const MOST_SUMS: usize = 256 << 20;
 
 /// Where Python's compiled files are that packages make.
 const COMPILED: [&str; 2] = ["usr/lib/python3", "usr/share"];
@@ -107,6 +110,8 @@ struct Sorter<'a> {
     replaced: Vec<Owners>,
     /// The MD5 of each file of a package that was asked for.
     sums: BTreeMap<String, BTreeMap<Vec<u8>, String>>,
+    /// How many bytes of sums may still be read: one file can be those of a thousand packages.
+    left: usize,
     merged: conflicts::Merged,
 }
 
@@ -134,7 +139,7 @@ impl<'a> Sorter<'a> {
         let replaced =
             lowers.map(|lower| Owners::of(None, lower, gone.iter().copied())).collect::<Result<_>>()?;
         let merged = conflicts::Merged::of(&findings.stands.now)?;
-        Ok(Self { findings, known, by_dpkg, again, replaced, sums: BTreeMap::new(), merged })
+        Ok(Self { findings, known, by_dpkg, again, replaced, sums: BTreeMap::new(), left: MOST_SUMS, merged })
     }
 
     fn whose(&mut self, dir: BorrowedFd<'_>, name: &CStr, path: &[u8], stat: &Stat) -> Result<Whose> {
@@ -195,7 +200,12 @@ impl<'a> Sorter<'a> {
                     }
                 }
             }
-            let sums = packages::sums(&text.unwrap_or_default()).into_iter();
+            let text = text.unwrap_or_default();
+            self.left = self.left.checked_sub(text.len()).ok_or_else(|| Error::Unfit {
+                path: INFO.into(),
+                why: format!("has sums of more than {MOST_SUMS} bytes, which no Debian has"),
+            })?;
+            let sums = packages::sums(&text).into_iter();
             let sums = sums.map(|(path, sum)| (self.merged.real(path), sum)).collect();
             self.sums.insert(package.to_owned(), sums);
         }
