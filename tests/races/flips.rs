@@ -75,7 +75,7 @@ pub(crate) struct Seen(Vec<(String, String)>);
 impl Seen {
     pub(crate) fn of(host: &Host, homes: &[&str]) -> Self {
         let mut seen = vec![("the mount table".to_owned(), host.mountinfo())];
-        for dir in ["/etc", "/root", "/srv/secret", "/var/lib/ojail"].iter().chain(homes) {
+        for dir in ["/etc", "/root", "/srv/secret", "/var/lib/ojail/users"].iter().chain(homes) {
             seen.push(((*dir).to_owned(), digest(host, dir)));
         }
         for (what, command) in [
