@@ -77,7 +77,10 @@ fn others_log_in_while_one_does_their_worst_and_the_culprit_can_be_reset() {
     assert!(status["memory"]["used"].as_u64().unwrap() <= 1 << 30, "{status}");
     assert!(status["disk"]["used"].as_u64().unwrap() <= 2 << 30, "{status}");
 
-    machine.root("ojail reset alice").fails();
+    // Where it takes long, the kernel may have ended her session, for want of memory in her slice.
+    if !status["sessions"].as_array().unwrap().is_empty() {
+        machine.root("ojail reset alice").fails();
+    }
     machine.root("ojail reset --force alice").ok();
     // systemd's own manager for the user is no process of the jail's.
     let left = "ps -u alice -o comm= | grep -vE '^(systemd|.sd-pam.)$' | wc -l";
