@@ -10,7 +10,7 @@ use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
+use rustix::fs::{Mode, OFlags, Stat, fstat, openat2};
 use rustix::io::Errno;
 use serde::Serialize;
 
@@ -21,7 +21,7 @@ use crate::error::{Act, Error, Result};
 use crate::layers;
 use crate::lower::{self, Found, Level, Lower, Way};
 use crate::packages::{self, Packages};
-use crate::walk::{Step, Walk, is_dir, is_whiteout};
+use crate::walk::{BENEATH, DIRECTORY, Step, Walk, is_dir, is_whiteout};
 
 /// Layers that an upper was on.
 #[derive(Debug)]
@@ -342,7 +342,7 @@ const LONGEST: usize = 4096;
 /// [`Error::Act`].
 pub fn has_database(upper: BorrowedFd<'_>) -> Result<bool> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat2(upper, packages::STATUS, flags, Mode::empty(), INSIDE) {
+    match openat2(upper, packages::STATUS, flags, Mode::empty(), BENEATH) {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
         found => found.act("look for", packages::STATUS).map(|_| true),
     }
@@ -412,12 +412,6 @@ impl Known {
     }
 }
 
-/// What is only inside of a directory, through no link, and on no other mount.
-const INSIDE: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
-
 /// A file of an upper; `None` if there is none of its own there, or no plain file.
 ///
 /// # Errors
@@ -425,8 +419,7 @@ const INSIDE: ResolveFlags = ResolveFlags::BENEATH
 pub fn read(upper: BorrowedFd<'_>, path: &str) -> Result<Option<Vec<u8>>> {
     let most = if path.starts_with(packages::INFO) { MOST_OF_A_LIST } else { MOST };
     let (above, name) = path.rsplit_once('/').unwrap_or((".", path));
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = match openat2(upper, above, flags, Mode::empty(), INSIDE) {
+    let dir = match openat2(upper, above, DIRECTORY, Mode::empty(), BENEATH) {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
         dir => dir.act("open", above)?,
     };

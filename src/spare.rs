@@ -12,23 +12,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, fchmod,
-    fchown, fsetxattr, fstat, futimens, mkdirat, mknodat, openat2, statat,
+    AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fsetxattr,
+    fstat, futimens, mkdirat, mknodat, openat2, statat,
 };
 use rustix::io::Errno;
 
 use crate::copy;
 use crate::error::{Act, Error, Result};
 use crate::lower::{self, Level, Lower};
-use crate::walk::{self, is_dir};
-
-const DIRECTORY: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-const INSIDE: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
+use crate::walk::{self, BENEATH, DIRECTORY, is_dir};
 
 /// Fills the empty directory `new` with what `old` has at these paths. Returns those at which it has nothing.
 ///
@@ -263,7 +255,7 @@ fn stat(dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<Option<Stat>> {
 }
 
 fn enter(dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<OwnedFd> {
-    openat2(dir, name, DIRECTORY, Mode::empty(), INSIDE)
+    openat2(dir, name, DIRECTORY, Mode::empty(), BENEATH)
 }
 
 fn whiteout(dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {

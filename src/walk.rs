@@ -82,7 +82,11 @@ pub struct Size {
 const INSIDE: ResolveFlags =
     ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
 
-const DIRECTORY: OFlags =
+/// What is below the directory, however it is named, and only that.
+pub(crate) const BENEATH: ResolveFlags = INSIDE.union(ResolveFlags::BENEATH);
+
+/// A directory, to be listed, and no link to one.
+pub(crate) const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Whether this is a whiteout: overlayfs' mark that a name of the layers below is deleted, a character device 0/0.

@@ -10,12 +10,12 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, statat, unlinkat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat, fstat, openat2, statat, unlinkat};
 use rustix::io::Errno;
 
 use crate::error::{Act, Result};
 use crate::lower::{self, Lower};
-use crate::walk::{self, Step, Walk, is_dir};
+use crate::walk::{self, BENEATH, DIRECTORY, Step, Walk, is_dir};
 
 /// Of these directories everything goes that `apt-get` makes anew.
 const EMPTIED: [&str; 6] =
@@ -46,14 +46,6 @@ const ACCOUNTS: [&CStr; 6] = [c"passwd", c"group", c"shadow", c"gshadow", c"subu
 /// The same as they were before somebody's last change.
 const ACCOUNTS_BEFORE: [&CStr; 6] = [c"passwd-", c"group-", c"shadow-", c"gshadow-", c"subuid-", c"subgid-"];
 
-const DIRECTORY: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-const INSIDE: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
-
 /// Cleans a Debian that was built from nothing. The host's name and resolvers, which the tools copy, are nobody's business: a jail
 /// gets its own.
 ///
@@ -69,7 +61,7 @@ pub fn base(tree: &Path) -> Result<()> {
         if let Some(etc) = enter(&top, "etc")? {
             walk::remove(etc.as_fd(), name, None)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let file = openat2(&etc, name, flags, Mode::from_raw_mode(0o644), INSIDE)
+            let file = openat2(&etc, name, flags, Mode::from_raw_mode(0o644), BENEATH)
                 .act("write", "a file in etc")?;
             File::from(file).write_all(text.as_bytes()).act("write", "a file in etc")?;
         }
@@ -129,7 +121,7 @@ fn removed(top: &OwnedFd, path: &str) -> Result<()> {
 
 /// A directory of the tree; `None` if there is none of this path, or a link leads there.
 fn enter(top: &OwnedFd, path: &str) -> Result<Option<OwnedFd>> {
-    match openat2(top, path, DIRECTORY, Mode::empty(), INSIDE) {
+    match openat2(top, path, DIRECTORY, Mode::empty(), BENEATH) {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
         dir => dir.act("open", path).map(Some),
     }
@@ -163,7 +155,7 @@ fn without(etc: &OwnedFd, name: &CStr, user: &str) -> Result<Option<(Vec<u8>, St
     if new != old {
         // Owner and mode stay.
         let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat2(etc, name, flags, Mode::empty(), INSIDE).act("open", WHAT)?;
+        let file = openat2(etc, name, flags, Mode::empty(), BENEATH).act("open", WHAT)?;
         File::from(file).write_all(&new).act("write", WHAT)?;
     }
     Ok(Some((new, stat)))
@@ -178,7 +170,7 @@ pub(crate) fn prune(top: &OwnedFd, lower: &Lower) -> Result<()> {
     while let Some(step) = walk.step()? {
         match step {
             Step::Found(place, stat) if is_dir(&stat) => {
-                let opaque = openat2(place.dir, place.name, DIRECTORY, Mode::empty(), INSIDE)
+                let opaque = openat2(place.dir, place.name, DIRECTORY, Mode::empty(), BENEATH)
                     .and_then(lower::is_opaque)
                     .map_err(|e| walk::failed("examine", place.path, e))?;
                 hidden.push(opaque || hidden.last() == Some(&true));

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use md5::{Digest, Md5};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, fremovexattr, openat2, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, fremovexattr, openat2, unlinkat};
 use rustix::io::Errno;
 
 use super::accounts::{self, Merged};
@@ -20,7 +20,7 @@ use crate::error::{Act, Error, Result};
 use crate::layers::clean;
 use crate::lower;
 use crate::packages::{self, INFO};
-use crate::walk::{self, Step, Walk, failed, is_dir, is_whiteout};
+use crate::walk::{self, BENEATH, DIRECTORY, Step, Walk, failed, is_dir, is_whiteout};
 
 /// What of an upper stays behind.
 #[derive(Debug, Default)]
@@ -290,7 +290,7 @@ pub(super) fn strip(copy: &OwnedFd, findings: &Findings<'_>, sorted: &Sorted) ->
                     }
                 } else if less {
                     // Removed and installed again, it hides what the layers have in it, which is wanted now.
-                    let dir = openat2(place.dir, place.name, DIRECTORY, Mode::empty(), INSIDE);
+                    let dir = openat2(place.dir, place.name, DIRECTORY, Mode::empty(), BENEATH);
                     let shown = dir.and_then(|dir| fremovexattr(&dir, lower::OPAQUE));
                     match shown {
                         Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
@@ -309,27 +309,19 @@ pub(super) fn strip(copy: &OwnedFd, findings: &Findings<'_>, sorted: &Sorted) ->
 
 /// Writes an account file; or removes it, where the layers have just that.
 fn give(copy: &OwnedFd, name: &str, merged: &Merged, findings: &Findings<'_>) -> Result<()> {
-    let etc = openat2(copy, "etc", DIRECTORY, Mode::empty(), INSIDE).act("open", "etc")?;
+    let etc = openat2(copy, "etc", DIRECTORY, Mode::empty(), BENEATH).act("open", "etc")?;
     let path = format!("etc/{name}");
     if read_lower(&findings.stands.now, &path)?.as_deref() == Some(merged.text.as_bytes()) {
         return unlinkat(&etc, name, AtFlags::empty()).act("remove", path);
     }
     // Owner and mode stay.
     let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat2(&etc, name, flags, Mode::empty(), INSIDE).act("open", &path)?;
+    let file = openat2(&etc, name, flags, Mode::empty(), BENEATH).act("open", &path)?;
     File::from(file).write_all(merged.text.as_bytes()).act("write", path)
 }
-
-const DIRECTORY: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-const INSIDE: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
 
 /// The same directory once more, from its beginning.
 fn reopened(dir: &OwnedFd) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat2(dir, ".", flags, Mode::empty(), INSIDE).act("open", "an upper")
+    openat2(dir, ".", flags, Mode::empty(), BENEATH).act("open", "an upper")
 }
