@@ -31,7 +31,7 @@ pub struct Account {
 }
 
 /// A group that a user is in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Membership {
     /// The group's name; its number in digits where it has none.
     pub name: String,

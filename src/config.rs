@@ -74,7 +74,7 @@ pub struct Ids {
 }
 
 /// What a jail is made of and what its user may do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Profile {
     /// The profile's own name.
     pub name: String,
@@ -111,7 +111,7 @@ pub struct Profile {
 }
 
 /// The name of a layer: letters, digits, `_`, `-`, `.` (not first). One generation of it is `NAME@GENERATION`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LayerName(String);
 
 /// How many hexadecimal digits of a layer's digest its generation is called after.
@@ -174,7 +174,7 @@ impl fmt::Display for LayerName {
 }
 
 /// Where a jailed user's home directory is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Home {
     /// The host's home directory, bound.
@@ -184,7 +184,7 @@ pub enum Home {
 }
 
 /// The network of a jail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
     /// The host's own.
@@ -196,7 +196,7 @@ pub enum Network {
 }
 
 /// One host file or directory shown inside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Bind {
     /// Absolute path on the host.
     pub source: PathBuf,

@@ -127,11 +127,19 @@ impl Corner {
     /// [`Error::Act`].
     pub fn hold(&self) -> Result<File> {
         let path = self.dir.join("alive");
-        // It is there, unless somebody cleared /run. What is kept can be read only: sshd's own child, which becomes the
-        // user and executes nothing, keeps it too, and there have been kernels that let the user have it.
-        drop(open_lock(&path)?);
+        // What is kept can be read only: sshd's own child, which becomes the user and executes nothing, keeps it too, and
+        // there have been kernels that let the user have it.
         let mut read = File::options();
-        let file = read.read(true).custom_flags(libc::O_NOFOLLOW).open(&path).act("open", &path)?;
+        read.read(true).custom_flags(libc::O_NOFOLLOW);
+        let file = match read.open(&path) {
+            // Somebody cleared /run.
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                drop(open_lock(&path)?);
+                read.open(&path)
+            }
+            opened => opened,
+        };
+        let file = file.act("open", &path)?;
         patient(&file, FlockOperation::NonBlockingLockShared, &path)?;
         Ok(file)
     }

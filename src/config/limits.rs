@@ -6,7 +6,7 @@ use toml::Spanned;
 use super::{Mistake, Source};
 
 /// What all sessions and processes of one user may take together. `None`: as much as the host has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes of memory; as much swap again.
     pub memory: Option<u64>,

@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::{Mistake, Source};
 
 /// The two protocols that have ports and that can be let through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// Streams.
@@ -27,7 +27,7 @@ impl fmt::Display for Protocol {
 }
 
 /// A port of the host's loopback that the jail reaches at the same number of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Reach {
     /// The port.
     pub port: u16,
@@ -42,7 +42,7 @@ impl fmt::Display for Reach {
 }
 
 /// A port of the host that leads to one of the jail's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Publish {
     /// The port on every address of the host.
     pub host: u16,

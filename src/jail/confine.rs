@@ -3,9 +3,9 @@
 //! Only PAM, as root, can do this for the whole login: what is set here is inherited by the shell, sftp and every
 //! forwarded channel. Everything is read back; a surprise is an error, and the login is refused.
 
-use caps::{CapSet, Capability, CapsHashSet};
+use caps::Capability;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-use rustix::thread::{CapabilitiesSecureBits, SecureComputingMode};
+use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, SecureComputingMode};
 
 use super::door::House;
 use crate::config::Network;
@@ -51,13 +51,13 @@ const LOGIN: [Capability; 9] = [
 /// [`Error::Act`] or [`Error::Surprise`]; the login must then be refused.
 pub fn login(house: &House) -> Result<()> {
     let root = house.root;
-    let mut bounding: CapsHashSet = if root { ROOT.into_iter().collect() } else { CapsHashSet::new() };
+    let mut bounding = if root { mask(&ROOT) } else { 0 };
     if house.network == Network::Private && packets(house) {
-        bounding.remove(&Capability::CAP_NET_RAW);
+        bounding &= !Capability::CAP_NET_RAW.bitmask();
     }
 
     // 1. Bounding set: the ceiling of every later exec. Needs SETPCAP, which step 6 drops.
-    bound(&bounding)?;
+    bound(bounding)?;
 
     // 2. Securebits: no ambient capabilities ever; without root in the profile, uid 0 means nothing at an exec
     //    either. Locked, so that what root of the jail may do cannot unlock it. Needs SETPCAP too.
@@ -90,7 +90,7 @@ pub fn login(house: &House) -> Result<()> {
     // 6. The login process' own capabilities. It goes on as root of the jail, reading files that the user may have
     //    written (nsswitch.conf, libraries): whoever takes it over that way must find nothing worth having. Nor are its
     //    memory and descriptors for anybody inside.
-    keep(&LOGIN.into_iter().collect())?;
+    keep(mask(&LOGIN))?;
     hide()
 }
 
@@ -103,7 +103,7 @@ pub(super) fn become_init() -> Result<()> {
     // of the jail must not set the limits of PID 1.
     let (root, other) = (Uid::from_raw(0), Uid::from_raw(65_534));
     setresuid(root, root, other).act("set apart", "PID 1")?;
-    bound(&CapsHashSet::new())?;
+    bound(0)?;
     secure(
         CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
             | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED
@@ -112,7 +112,7 @@ pub(super) fn become_init() -> Result<()> {
             | CapabilitiesSecureBits::KEEP_CAPS_LOCKED,
     )?;
     no_new_privs()?;
-    keep(&[Capability::CAP_KILL].into_iter().collect())?;
+    keep(mask(&[Capability::CAP_KILL]))?;
     hide()
 }
 
@@ -134,8 +134,12 @@ pub(super) fn become_root(groups: &[u32]) -> Result<()> {
     Ok(())
 }
 
-fn bound(wanted: &CapsHashSet) -> Result<()> {
-    let wanted = wanted.iter().fold(0, |mask, capability| mask | capability.bitmask());
+/// As the kernel counts them: bit n is capability n.
+fn mask(capabilities: &[Capability]) -> u64 {
+    capabilities.iter().fold(0, |mask, capability| mask | capability.bitmask())
+}
+
+fn bound(wanted: u64) -> Result<()> {
     // By number and up to the kernel's own last one: a capability newer than any list must go too.
     let mut is = 0;
     for number in 0..u64::BITS {
@@ -217,26 +221,14 @@ fn hide() -> Result<()> {
     Err(Error::Surprise { what: "dumpable", wanted: "0".into(), is: "1".into() })
 }
 
-fn keep(wanted: &CapsHashSet) -> Result<()> {
-    // Inheritable first: it cannot hold what the permitted set has lost.
-    for (name, set, wanted) in [
-        ("the inheritable set", CapSet::Inheritable, &CapsHashSet::new()),
-        ("the effective set", CapSet::Effective, wanted),
-        ("the permitted set", CapSet::Permitted, wanted),
-    ] {
-        caps::set(None, set, wanted).map_err(errno).act("set", name)?;
-        let is = caps::read(None, set).map_err(errno).act("read", name)?;
-        if is != *wanted {
-            return Err(surprise(name, wanted, &is));
-        }
+/// Nothing but these, and nothing for the programs that this process executes.
+fn keep(wanted: u64) -> Result<()> {
+    let wanted = CapabilitySet::from_bits_retain(wanted);
+    let wanted = CapabilitySets { effective: wanted, permitted: wanted, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, wanted).act("set", "the capabilities")?;
+    let is = rustix::thread::capabilities(None).act("read", "the capabilities")?;
+    if is == wanted {
+        return Ok(());
     }
-    Ok(())
-}
-
-fn surprise(what: &'static str, wanted: &CapsHashSet, is: &CapsHashSet) -> Error {
-    Error::Surprise { what, wanted: format!("{wanted:?}"), is: format!("{is:?}") }
-}
-
-fn errno(error: caps::errors::CapsError) -> std::io::Error {
-    std::io::Error::other(error.to_string())
+    Err(Error::Surprise { what: "the capabilities", wanted: format!("{wanted:?}"), is: format!("{is:?}") })
 }

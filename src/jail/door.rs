@@ -174,7 +174,6 @@ impl Door {
     /// # Errors
     /// [`Error::Act`] for anything but the absence of a jail.
     pub fn knock(corner: &Corner) -> Result<Option<Self>> {
-        freezer::thaw_abandoned(corner);
         let path = corner.door();
         let socket = seqpacket(SocketFlags::CLOEXEC).act("make", "a socket")?;
         be_patient(&socket, PATIENCE)?;
@@ -183,6 +182,8 @@ impl Door {
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => return Ok(None),
             Err(e) => return Err(e).act("connect to", &path),
         }
+        // Behind the connection, which needs nobody awake: what follows is done while PID 1 wakes up.
+        freezer::thaw_abandoned(corner);
         let pid = sockopt::socket_peercred(&socket).act("ask who listens at", &path)?.pid;
         let init = match pidfd_open(pid, PidfdFlags::empty()) {
             Err(rustix::io::Errno::SRCH) => return Ok(None),

@@ -161,9 +161,13 @@ impl Life {
                 }
                 self.reap();
             }
-            self.serve(&ready.callers);
+            let callers = ready.callers.iter().enumerate();
+            self.serve(callers.filter(|(_, ready)| **ready).map(|(number, _)| number));
             if ready.door {
+                let known = self.callers.len();
                 self.admit();
+                // What most of them want has been said by now.
+                self.serve(known..self.callers.len());
             }
         }
     }
@@ -262,10 +266,10 @@ impl Life {
         })
     }
 
-    /// Hears every caller who said something or went away.
-    fn serve(&mut self, ready: &[bool]) {
+    /// Hears callers, by their number, ascending, who may have said something or gone away.
+    fn serve(&mut self, numbers: impl Iterator<Item = usize>) {
         let mut gone = Vec::new();
-        for (number, _) in ready.iter().enumerate().filter(|(_, ready)| **ready) {
+        for number in numbers {
             match door::hear_with::<Request>(self.callers[number].socket.as_fd()) {
                 Ok(Some((request, with))) => {
                     let answer = self.answer(number, request, with);

@@ -353,9 +353,8 @@ impl Share {
         let mut hasher = DefaultHasher::new();
         // Which generation each layer is: an empty jail makes way for a newer one.
         layers::links(&config.storage, &profile.layers).hash(&mut hasher);
-        format!("{profile:?}").hash(&mut hasher);
-        format!("{:?}", (account.uid, account.gid, &account.home, &self.groups, &self.shell))
-            .hash(&mut hasher);
+        profile.hash(&mut hasher);
+        (account.uid, account.gid, &account.home, &self.groups, &self.shell).hash(&mut hasher);
         // Another version of ojail may raise another jail from the same words.
         (env!("CARGO_PKG_VERSION"), paths::PREFIX).hash(&mut hasher);
         Terms(hasher.finish())

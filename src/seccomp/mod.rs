@@ -146,7 +146,7 @@ fn edits(one: &str, other: &str) -> usize {
 }
 
 /// What a profile changes of the policy.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Changes {
     /// Made whatever the policy says, and whatever the arguments.
