@@ -34,8 +34,9 @@ impl Log {
         let connect = || -> std::io::Result<_> {
             let socket = UnixDatagram::unbound()?;
             socket.connect("/dev/log")?;
-            // A syslog daemon that hangs must not hang the logins.
-            socket.set_write_timeout(Some(Duration::from_millis(100)))?;
+            // A syslog daemon that hangs must not hang the logins; one that is late, because fifty of them came at once, must
+            // not lose any.
+            socket.set_write_timeout(Some(Duration::from_secs(1)))?;
             Ok(socket)
         };
         Self(connect().ok().map(|socket| {
