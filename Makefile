@@ -67,10 +67,11 @@ test: needs build deb
 attack: root build
 	$(CARGO) test --locked --test attack
 
-## make lint       formatting and lints
+## make lint       formatting, lints, and the documentation's links
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --quiet --workspace --no-deps --document-private-items
 
 # Before the build, after which it would be told too late.
 root:

@@ -4,7 +4,7 @@
 //! directory has `user.overlay.opaque=y`. In the tar the first is an empty file `.wh.NAME`, the second has one called
 //! `.wh..wh..opq` in it.
 //!
-//! What [`write`] writes is canonical: the same tree gives the same bytes, on whatever file system it lies, so that its SHA-256 can
+//! What [`write()`] writes is canonical: the same tree gives the same bytes, on whatever file system it lies, so that its SHA-256 can
 //! stand for the tree. In detail:
 //!
 //! * POSIX tar (`ustar`); an extended header (`x`, called `././@PaxHeader`, its records sorted) only for what does not fit: a name or
@@ -20,7 +20,7 @@
 //!   the host that made them.
 //! * Left out are sockets, which mean nothing without who listens, and the flags of chattr(1), for which no tar has a place.
 //!
-//! [`read`] takes what others write as well (names of GNU tar, trees without entries for directories), and refuses what no layer
+//! [`read()`] takes what others write as well (names of GNU tar, trees without entries for directories), and refuses what no layer
 //! needs: see there.
 
 mod place;

@@ -129,7 +129,7 @@ pub(super) enum Layer {
     },
     /// Make an image of a layer, in place of its directory
     ///
-    /// All jails share one mount of it, and it takes a third to a half of the space. The image is compared with the layer's digest
+    /// All jails share one mount of it, and it takes a quarter to a half of the space. The image is compared with the layer's digest
     /// before the directory goes. Jails that run keep the directory. erofs works on every kernel that ojail does, squashfs is
     /// refused where the kernel cannot id-map it.
     #[command(after_long_help = examples(&[

@@ -47,12 +47,12 @@ pub fn write(dir: BorrowedFd<'_>, to: &mut impl Write) -> Result<Written> {
     write_in_parts(dir, to, u64::MAX, &mut |_| Ok(()))
 }
 
-/// As [`write`], but when `most` bytes are written the archive ends before the next entry, and `cut` is called, behind which another
+/// As [`write()`], but when `most` bytes are written the archive ends before the next entry, and `cut` is called, behind which another
 /// begins. Read one after the other into one tree ([`super::Tree::add`]), the parts are the same as the whole; a hard link may be to
 /// what an earlier part has.
 ///
 /// # Errors
-/// As [`write`], and those of `cut`.
+/// As [`write()`], and those of `cut`.
 pub fn write_in_parts<W: Write>(
     dir: BorrowedFd<'_>,
     to: &mut W,

@@ -170,7 +170,7 @@ fn bind(source: &Path, target: &Path) {
         .unwrap_or_else(|error| panic!("cannot bind {} to {}: {error}", source.display(), target.display()));
 }
 
-/// Mounts, or tells what couldn't be. Also for [`image`], which stacks trees to add packages.
+/// Mounts, or tells what couldn't be. Also for [`crate::image`], which stacks trees to add packages.
 pub(crate) fn mount_at(source: &str, target: &Path, kind: &str, flags: MountFlags, options: &str) {
     let options = std::ffi::CString::new(options).expect("mount options have no NUL");
     mount(source, target, kind, flags, options.as_c_str())
