@@ -342,8 +342,8 @@ fn a_snapshot_that_is_killed_lets_the_jail_go_on() {
 fn a_snapshot_shares_its_blocks_where_the_file_system_can_and_is_a_copy_where_it_cannot() {
     lab::require_root!();
     lab::require!(lab::must::loop_devices());
-    lab::require!(lab::must::xfs());
-    let host = lab::host().xfs().user(User::new("alice").groups(["jailed"])).config(&config("")).start();
+    lab::require!(lab::must::file_system("xfs"));
+    let host = lab::host().disks().user(User::new("alice").groups(["jailed"])).config(&config("")).start();
     for shares in [true, false] {
         let make = "umount /srv/overlay 2>/dev/null; set -e; rm -f /var/lib/ojail/disk; truncate -s 400M /var/lib/ojail/disk; \
             mkfs.xfs -q -m reflink=$1 /var/lib/ojail/disk; mount -o loop /var/lib/ojail/disk /srv/overlay; cd /srv/overlay; \

@@ -7,6 +7,7 @@
 mod common;
 
 mod diff;
+mod disks;
 mod ends;
 mod enter;
 mod farewell;

@@ -7,7 +7,7 @@ use lab::Host;
 use crate::common::{digest, host, remains, runs};
 
 /// Everything that an upper can hold: modes, owners, attributes, links, holes in the layers.
-const CHANGES: &str = r#"
+pub(crate) const CHANGES: &str = r#"
     set -e
     rm -r /usr/share/doc/bash /usr/share/common-licenses/GPL-3
     echo changed > /etc/issue

@@ -112,8 +112,8 @@ const RECIPES: [(&str, Recipe); 17] = [
     ),
     // A registry, and what speaks to it.
     ("containers", Recipe::More { than: "host", packages: "skopeo umoci docker-registry zstd", finish: "" }),
-    // What makes a file system that shares the content of files.
-    ("xfs", Recipe::More { than: "host", packages: "xfsprogs", finish: "" }),
+    // What makes file systems, for disks in files.
+    ("disks", Recipe::More { than: "host", packages: "xfsprogs btrfs-progs", finish: "" }),
     // What builds layers.
     ("builder", Recipe::More { than: "host", packages: "mmdebstrap debootstrap", finish: "" }),
     (

@@ -44,11 +44,15 @@ pub fn loop_devices() -> Result<(), String> {
     if Path::new("/dev/loop-control").exists() { Ok(()) } else { Err("no loop devices here".into()) }
 }
 
-/// A kernel that knows XFS, or whose modules do.
-pub fn xfs() -> Result<(), String> {
+/// A kernel that knows this kind of file system.
+pub fn file_system(kind: &str) -> Result<(), String> {
     root()?;
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    if known.lines().any(|line| line.trim() == "xfs") { Ok(()) } else { Err("this kernel has no XFS".into()) }
+    if known.lines().any(|line| line.trim() == kind) {
+        Ok(())
+    } else {
+        Err(format!("this kernel has no {kind}"))
+    }
 }
 
 /// The kernel's tunnels, for networks of jails.

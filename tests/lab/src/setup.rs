@@ -136,9 +136,9 @@ impl Setup {
         self
     }
 
-    /// Has the tools of XFS, too, for disks in files. Not for machines.
-    pub fn xfs(mut self) -> Self {
-        self.tree = "xfs";
+    /// Has the tools of XFS and btrfs, too, for disks in files. Not for machines.
+    pub fn disks(mut self) -> Self {
+        self.tree = "disks";
         self
     }
 

@@ -300,7 +300,7 @@ for d in range(int(sys.argv[2]) // 1000 or 1):
     const CONTENT: &str = "mkdir -m 755 $1; for i in $(seq 64); do head -c 4M /dev/urandom > $1/$i; done";
     println!();
     let jailed = |name: &str| User::new(name).groups(["jailed"]);
-    let host = lab::host().xfs().user(jailed("few")).user(jailed("many")).config(CONFIG).start();
+    let host = lab::host().disks().user(jailed("few")).user(jailed("many")).config(CONFIG).start();
     let uppers = "/srv/overlay/upperdirs";
     let disk = |reflink: u8, size: &str| {
         let make = "umount /srv/overlay 2>/dev/null; set -e; rm -f /var/lib/ojail/disk; truncate -s $2 /var/lib/ojail/disk; \
