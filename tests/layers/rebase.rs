@@ -90,7 +90,8 @@ fn change(host: &Host) {
         sudo apt-get -q -y purge again; sudo apt-get -q -y install again; sudo sh -ec '
         echo mine > /usr/share/again/a
         echo mine >> /etc/extra.conf; echo mine >> /etc/site.conf; echo mine > /usr/share/site/data; rm /usr/share/site/doc
-        echo mine > /opt/mine; echo mine > /etc/new.conf; echo mine > /usr/share/extra/data; ln -s mine /opt/link; chmod 744 /opt/mine'
+        echo mine > /opt/mine; echo mine > /etc/new.conf; echo mine > /usr/share/extra/data; ln -s mine /opt/link; chmod 744 /opt/mine
+        ln /etc/passwd /opt/accounts; cp /etc/passwd /opt/accounts.then'
         id -u extra; echo hers > ~/notes";
     host.ssh("alice", change).within(LONG).ok();
     host.root("ojail stop alice").ok();
@@ -203,7 +204,7 @@ fn a_layer_is_upgraded_and_the_users_packages_and_files_come_along() {
 
     let look = "dpkg-query -W -f '${Package} ${Version} ${db:Status-Status}\n' site extra libextra unwanted 2>/dev/null | grep -v not-installed
         apt-mark showauto | grep -x libextra; cat /etc/extra.conf /etc/site.conf /usr/share/site/data /usr/share/extra/data /opt/mine /etc/new.conf
-        cat /usr/share/site/doc; readlink /opt/link; stat -c %a /opt/mine; getent passwd extra site2 | cut -d: -f1; cat ~/notes
+        cmp /opt/accounts /opt/accounts.then; cat /usr/share/site/doc; readlink /opt/link; stat -c %a /opt/mine; getent passwd extra site2 | cut -d: -f1; cat ~/notes
         cat /usr/lib/linked/lib /usr/share/again/a /usr/share/again/b; ls /usr/lib/linked
         sudo dpkg --audit; sudo apt-get -q -y check >/dev/null && echo whole";
     let seen = host.ssh("alice", look).run();

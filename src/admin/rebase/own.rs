@@ -2,20 +2,21 @@
 //! layers or installed again. Host root; a user has shaped all of it, and nothing is followed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use md5::{Digest, Md5};
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, fremovexattr, openat2, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, fremovexattr, openat2, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::accounts::{self, Merged};
 use crate::admin::conflicts::{DATABASES, Findings, GENERATED, is_within};
 use crate::conflicts::{self, Known, Owners, read, read_lower};
+use crate::copy;
 use crate::error::{Act, Error, Result};
 use crate::layers::clean;
 use crate::lower;
@@ -314,7 +315,13 @@ fn give(copy: &OwnedFd, name: &str, merged: &Merged, findings: &Findings<'_>) ->
     if read_lower(&findings.stands.now, &path)?.as_deref() == Some(merged.text.as_bytes()) {
         return unlinkat(&etc, name, AtFlags::empty()).act("remove", path);
     }
-    // Owner and mode stay.
+    // Owner and mode stay, and so does another name of the file, with what it has: useradd(8) too makes such a file anew.
+    let old = CString::new(name).map_err(io::Error::from).act("name", &path)?;
+    let free = |new: &CString| matches!(statat(&etc, new, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT));
+    let new = (0..u32::MAX).filter_map(|number| CString::new(format!(".ojail.{number}")).ok()).find(free);
+    let new = new.ok_or(io::Error::from(Errno::EXIST)).act("make a copy of", &path)?;
+    copy::tree(etc.as_fd(), &old, etc.as_fd(), &new)?;
+    renameat(&etc, &new, &etc, &old).act("put in its place", &path)?;
     let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat2(&etc, name, flags, Mode::empty(), BENEATH).act("open", &path)?;
     File::from(file).write_all(merged.text.as_bytes()).act("write", path)
