@@ -356,6 +356,7 @@ fn a_kill_anywhere_in_a_rebase_leaves_the_old_or_the_new() {
         host.root(&format!("cd {UPPER}; find . ! -path './var/*' | sort; cat opt/mine; test -s var/lib/dpkg/status && echo dpkg; true")).text()
     };
     let with = "ojail rebase alice";
+    let newest = host.root("basename $(readlink /srv/overlay/lowerdirs/site)").text();
     for (command, manieth) in [("ojail rebase alice --files-only", 20), (with, 60)] {
         let act = Act { host: &host, command, begin: begin.clone(), state: &state };
         let (old, new) = act.states();
@@ -371,6 +372,8 @@ fn a_kill_anywhere_in_a_rebase_leaves_the_old_or_the_new() {
             crate::orphans_end(&host);
             host.root("ojail tidy").ok();
             assert_eq!(state(), now, "{at}, and a tidy");
+            let base = host.root("tail -n 1 /var/lib/ojail/bases/alice").text();
+            assert_eq!(base.contains(&newest), now == new, "{at}: what is noted of its layers: {base}");
         });
         eprintln!("{command}: {before} before the step and {behind} behind it");
         assert!(before > 3 && behind > 0, "{before} before, {behind} behind");
