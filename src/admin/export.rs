@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::error::{Act, Error, Result};
 use crate::log::{Level, Log};
 use crate::runtime::{Corner, private_dir};
-use crate::walk::{self, Size};
+use crate::walk;
 use crate::{lower, oci, store};
 
 #[derive(Debug, clap::Args)]
@@ -60,23 +60,25 @@ pub(super) fn run(export: &Export) -> Result<ExitCode> {
     }
     let choice = Choice::of(export.end, export.force);
     let size = walk::size(walk::open(&upper)?)?;
+    // In a layer, a file with holes is as large as it looks.
+    let length = walk::size_as_copied(walk::open(&upper)?)?.bytes.max(size.bytes);
     let (digest, said) = if export.to.as_os_str() == OsStr::new("-") {
         if io::stdout().is_terminal() {
             return Err(Error::Terminal);
         }
         // Nobody is held still for longer than it takes to read, however slow the reader of this is.
         let spool = spool(&config)?;
-        room(&spool, walk::open(&spool)?, size.bytes)?;
+        room(&spool, walk::open(&spool)?, length)?;
         let mut file = spooled(&spool)?;
-        let digest = pack(&corner, &upper, size, &choice, &file, false)?;
+        let digest = pack(&corner, &upper, length, &choice, &file, false)?;
         file.rewind().act("read", &spool)?;
         let mut out = io::stdout();
         io::copy(&mut file, &mut out).and_then(|_| out.flush()).act("write", "standard output")?;
         (digest, complain as fn(&dyn std::fmt::Display))
     } else {
         let to = Whole::new(&export.to, export.force)?;
-        room(&export.to, &to.dir, size.bytes)?;
-        let digest = pack(&corner, &upper, size, &choice, &to.file, true)?;
+        room(&export.to, &to.dir, length)?;
+        let digest = pack(&corner, &upper, length, &choice, &to.file, true)?;
         to.finish()?;
         (digest, (|line| say(line)) as fn(&dyn std::fmt::Display))
     };
@@ -99,9 +101,16 @@ pub(super) fn spool(config: &Config) -> Result<PathBuf> {
 }
 
 /// Writes the layer while the jail keeps still. Returns its SHA-256.
-fn pack(corner: &Corner, upper: &Path, size: Size, choice: &Choice, to: &File, talk: bool) -> Result<String> {
+fn pack(
+    corner: &Corner,
+    upper: &Path,
+    length: u64,
+    choice: &Choice,
+    to: &File,
+    talk: bool,
+) -> Result<String> {
     let bar = progress();
-    bar.set_length(size.bytes);
+    bar.set_length(length);
     let mut to = BufWriter::with_capacity(1 << 16, Digesting::new(to, &bar));
     let still = choice.hold(corner)?;
     if matches!(still, Still::Ended) && talk {

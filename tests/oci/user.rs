@@ -290,6 +290,19 @@ fn a_bomb_is_refused_before_it_fills_the_disk() {
     }
 }
 
+#[test]
+fn what_is_larger_than_the_disk_is_not_begun() {
+    lab::require_root!();
+    let host = small();
+    // It takes nothing on the disk, and all of that in an archive.
+    host.root(&format!("truncate -s 15T {ALICE}/hole")).ok();
+    for command in ["ojail export alice /alice.tar", "ojail export alice - > /alice.tar"] {
+        let refused = host.root(command).fails();
+        assert!(refused.stderr.contains("TiB are needed; make room first"), "{refused}");
+        assert_eq!(host.root("stat -c %s /alice.tar 2>/dev/null || echo 0").text(), "0");
+    }
+}
+
 /// Bytes that do not compress (xorshift of Marsaglia).
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
