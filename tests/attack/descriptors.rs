@@ -41,9 +41,9 @@ fn what_a_login_process_keeps_of_the_hosts_files_can_only_be_read() {
     let host = host("");
     let session = host.ssh("alice", "echo inside; exec sleep 300").spawn();
     session.wait_for("inside");
-    // sshd's process that has become the user, and the one above it.
+    // sshd's process that has become the user, and the one above it; OpenSSH of Debian 13 calls them sshd-session.
     let kept = r#"
-        for pid in $(pgrep -x sshd -u alice) $(ps -o ppid= -p $(pgrep -x sshd -u alice)); do
+        for pid in $(pgrep -x 'sshd(-session)?' -u alice) $(ps -o ppid= -p $(pgrep -x 'sshd(-session)?' -u alice)); do
             for fd in /proc/$pid/fd/*; do
                 case $(readlink $fd) in
                     /dev/*|/proc/*) ;;
