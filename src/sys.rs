@@ -371,3 +371,19 @@ pub fn loopback_up() -> io::Result<()> {
         Err(io::Error::last_os_error())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_several_threads_is_told() {
+        // As any is in which tests run; that one with a single thread is not refused, every login shows.
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || wait.recv());
+        let proof = OneThread::prove();
+        drop(done);
+        let _ = other.join();
+        assert_eq!(proof.err().and_then(|e| e.raw_os_error()), Some(libc::EBUSY));
+    }
+}

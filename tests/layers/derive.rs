@@ -38,8 +38,8 @@ fn packages_with_users_services_and_capabilities_become_a_clean_layer() {
     let mirror = host.mirror();
     // Services that start at once would be seen; and of its own the layer has nothing of whom the jail was.
     let install = format!(
-        "echo '{}' > /etc/apt/sources.list && apt-get update && apt-get install -y --no-install-recommends nginx-light iputils-ping cron && \
-         adduser --system --group tester && id && ps ax",
+        "echo '{}' > /etc/apt/sources.list && apt-get update && apt-get install -y --no-install-recommends nginx-light iputils-ping libcap2-bin cron && \
+         setcap cap_net_raw=ep /usr/bin/ping && adduser --system --group tester && id && ps ax",
         mirror.line()
     );
     let derive = format!("ojail layer derive nginx --from debian -- sh -c \"{install}\"");

@@ -118,8 +118,10 @@ const RECIPES: [(&str, Recipe); 17] = [
     ("builder", Recipe::More { than: "host", packages: "mmdebstrap debootstrap", finish: "" }),
     (
         "mirror",
-        // The last two are for what a test installs with a user, a service and capabilities of its own.
-        Recipe::Mirror { packages: "openssh-sftp-server,sudo,procps,nginx-light,iputils-ping,cron" },
+        // The last three are for what a test installs with a user, a service and capabilities of its own.
+        Recipe::Mirror {
+            packages: "openssh-sftp-server,sudo,procps,nginx-light,iputils-ping,libcap2-bin,cron",
+        },
     ),
     ("machine.ext4", Recipe::Disk { of: "machine" }),
     ("debian.ext4", Recipe::Disk { of: "debian" }),
