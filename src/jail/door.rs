@@ -177,13 +177,14 @@ impl Door {
         let path = corner.door();
         let socket = seqpacket(SocketFlags::CLOEXEC).act("make", "a socket")?;
         be_patient(&socket, PATIENCE)?;
-        match connect(&socket, &SocketAddrUnix::new(&path).act("name", &path)?) {
+        let connected = connect(&socket, &SocketAddrUnix::new(&path).act("name", &path)?);
+        // Not before: to connect needs nobody awake, and PID 1 wakes up meanwhile.
+        freezer::thaw_abandoned(corner);
+        match connected {
             Ok(()) => {}
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::CONNREFUSED) => return Ok(None),
             Err(e) => return Err(e).act("connect to", &path),
         }
-        // Behind the connection, which needs nobody awake: what follows is done while PID 1 wakes up.
-        freezer::thaw_abandoned(corner);
         let pid = sockopt::socket_peercred(&socket).act("ask who listens at", &path)?.pid;
         let init = match pidfd_open(pid, PidfdFlags::empty()) {
             Err(rustix::io::Errno::SRCH) => return Ok(None),
