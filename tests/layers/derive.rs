@@ -92,7 +92,7 @@ fn packages_with_users_services_and_capabilities_become_a_clean_layer() {
     assert_eq!(nobody.text(), "passwd:1\ngroup:1\n../usr/bin/ping cap_net_raw=ep");
     let empty = host
         .root(&format!(
-            "cd {LOWERDIRS}/nginx/ && find home srv root run tmp boot media mnt -maxdepth 0 2>/dev/null; true"
+            "cd {LOWERDIRS}/nginx/ && find home srv root run tmp boot media mnt -maxdepth 0 -empty 2>/dev/null; true"
         ))
         .text();
     assert_eq!(empty, "", "directories that were only touched");
