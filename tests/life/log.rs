@@ -25,7 +25,7 @@ fn each_event_is_one_line_of_keys_and_values() {
         std::fs::read_dir(host.path("/srv/overlay/asidedirs/alice")).unwrap().next().unwrap().unwrap();
     let reset = format!(
         "event=reset user=alice aside=/srv/overlay/asidedirs/alice/{}/upper",
-        aside.file_name().display()
+        aside.file_name().to_str().unwrap()
     );
     // The jail's PID 1 and the login process write side by side.
     events[..4].sort();
