@@ -47,10 +47,10 @@ fn refused(bytes: &[u8]) -> String {
     unpack(bytes, dir.path()).unwrap_err().to_string()
 }
 
-/// What a tree has, a line a name; of files with several names, the first.
+/// What a tree has, a line a name; of files with several names, the least at the others.
 fn facts(top: &Path) -> BTreeMap<PathBuf, String> {
     let mut facts = BTreeMap::new();
-    let mut first: BTreeMap<u64, PathBuf> = BTreeMap::new();
+    let mut names: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
     let mut all = vec![top.to_owned()];
     while let Some(path) = all.pop() {
         let meta = fs::symlink_metadata(&path).unwrap();
@@ -77,14 +77,16 @@ fn facts(top: &Path) -> BTreeMap<PathBuf, String> {
             all.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         }
         if !meta.is_dir() && meta.rdev() != 0 || meta.nlink() > 1 && !meta.is_dir() {
-            let same = first.entry(meta.ino()).or_insert(name.clone());
-            if *same != name {
-                // Which of them comes first here is by chance.
-                let both = [same.clone(), name.clone()];
-                write!(line, " same as {:?}", both.iter().min().unwrap()).unwrap();
-            }
+            names.entry(meta.ino()).or_default().push(name.clone());
         }
         facts.insert(name, line);
+    }
+    // In which order names come is the file system's choice: on a tmpfs it is that in which they were made.
+    for mut same in names.into_values() {
+        same.sort();
+        for name in &same[1..] {
+            write!(facts.get_mut(name).unwrap(), " same as {:?}", same[0]).unwrap();
+        }
     }
     facts
 }
