@@ -2,11 +2,17 @@
 
 use std::ffi::CStr;
 use std::fs::File;
+#[cfg(target_arch = "aarch64")]
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::libc::{self, c_int, c_long};
+#[cfg(target_arch = "aarch64")]
+use nix::sys::memfd::{MFdFlags, memfd_create};
+#[cfg(target_arch = "aarch64")]
+use nix::unistd::fexecve;
 
 use super::Setting;
 use super::raw::{Arg, address, call, call_to_fork, in_child};
@@ -158,8 +164,8 @@ pub(super) fn attack(report: &mut Report, setting: &Setting) {
     {
         one(report, "iopl", libc::SYS_iopl, [3.into()]);
         one(report, "ioperm", libc::SYS_ioperm, [0x80.into(), 1.into(), 1.into()]);
-        other_tables(report);
     }
+    other_tables(report);
 }
 
 /// The classic way out of a chroot. It may be tried where root may call chroot(2), and must end where it began.
@@ -266,4 +272,25 @@ fn other_tables(report: &mut Report) {
         let outcome = if outcome.answer == "SIGSEGV" { Outcome::contained("SIGSEGV") } else { outcome };
         report.add(format!("i386: {name}"), outcome);
     }
+}
+
+/// The same: a program of 32 bits has numbers of its own.
+#[cfg(target_arch = "aarch64")]
+fn other_tables(report: &mut Report) {
+    // elf(5): one segment, at 64 KiB. In it `mov r7, #20; svc 0`, which is getpid, and `mov r0, #0; mov r7, #1; svc 0`, exit.
+    const PROGRAM: [u32; 26] = [
+        0x464c457f, 0x10101, 0, 0, 0x280002, 1, 0x10054, 52, 0, 0x5000000, 0x200034, 1, 0, 1, 0, 0x10000,
+        0x10000, 104, 104, 5, 0x10000, 0xe3a07014, 0xef000000, 0xe3a00000, 0xe3a07001, 0xef000000,
+    ];
+    let outcome = in_child(|| {
+        let run = || {
+            let mut file = File::from(memfd_create(c"arm", MFdFlags::MFD_CLOEXEC)?);
+            let bytes = PROGRAM.map(u32::to_le_bytes);
+            file.write_all(bytes.as_flattened()).map_err(|e| errno(&e))?;
+            fexecve(&file, &[c"arm"], &[c""; 0])
+        };
+        // Where the kernel or the processor has no such programs, it is no program.
+        Outcome::of_or(run(), &[Errno::ENOEXEC])
+    });
+    report.add("arm: getpid", outcome);
 }
