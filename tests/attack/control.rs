@@ -18,8 +18,8 @@ const BY_A_USER: [&str; 8] = [
 ];
 
 /// What an attack hears of something that this kernel has not.
-const ABSENT: [&str; 7] =
-    ["ENOSYS", "ENOENT", "EAFNOSUPPORT", "EPROTONOSUPPORT", "EOPNOTSUPP", "ENOTTY", "empty"];
+const ABSENT: [&str; 8] =
+    ["ENOSYS", "ENOENT", "ENOEXEC", "EAFNOSUPPORT", "EPROTONOSUPPORT", "EOPNOTSUPP", "ENOTTY", "empty"];
 
 /// What cannot be found on a host of these tests, and why.
 const UNSEEN: [(&str, &str); 12] = [
