@@ -9,12 +9,23 @@ use std::time::Duration;
 
 use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
 
+/// How long a line waits for a syslog daemon that is late, because fifty logins came at once.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same after a line that waited in vain: a daemon that hangs must not hang the logins, nor a jail's PID 1, which has a line for
+/// every session's end.
+const IMPATIENCE: Duration = Duration::from_millis(1);
+
 /// Where events go.
-pub struct Log(Option<Logger<LoggerBackend, Formatter3164>>);
+pub struct Log {
+    to: Option<Logger<LoggerBackend, Formatter3164>>,
+    /// Whether the last line was dropped.
+    dropped: bool,
+}
 
 impl std::fmt::Debug for Log {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Log").field(&self.0.is_some()).finish()
+        f.debug_tuple("Log").field(&self.to.is_some()).finish()
     }
 }
 
@@ -34,36 +45,41 @@ impl Log {
         let connect = || -> std::io::Result<_> {
             let socket = UnixDatagram::unbound()?;
             socket.connect("/dev/log")?;
-            // A syslog daemon that hangs must not hang the logins; one that is late, because fifty of them came at once, must
-            // not lose any.
-            socket.set_write_timeout(Some(Duration::from_secs(1)))?;
             Ok(socket)
         };
-        Self(connect().ok().map(|socket| {
-            let formatter = Formatter3164 {
-                facility: Facility::LOG_AUTHPRIV,
-                hostname: None,
-                process: program.to_owned(),
-                pid: std::process::id(),
-            };
-            Logger::new(LoggerBackend::Unix(socket), formatter)
-        }))
+        connect().and_then(|socket| Self::to(socket, program)).unwrap_or_else(|_| Self::none())
+    }
+
+    fn to(socket: UnixDatagram, program: &str) -> std::io::Result<Self> {
+        socket.set_write_timeout(Some(PATIENCE))?;
+        let formatter = Formatter3164 {
+            facility: Facility::LOG_AUTHPRIV,
+            hostname: None,
+            process: program.to_owned(),
+            pid: std::process::id(),
+        };
+        Ok(Self { to: Some(Logger::new(LoggerBackend::Unix(socket), formatter)), dropped: false })
     }
 
     /// A log that goes nowhere.
     #[must_use]
     pub fn none() -> Self {
-        Self(None)
+        Self { to: None, dropped: false }
     }
 
     /// Writes one event. A line that cannot be delivered is dropped: logging never decides about a login.
     pub fn event(&mut self, level: Level, event: &str, fields: &[(&str, &dyn std::fmt::Display)]) {
-        let Some(logger) = &mut self.0 else { return };
+        let Some(logger) = &mut self.to else { return };
         let line = line(event, fields);
-        let _ = match level {
+        let sent = match level {
             Level::Info => logger.info(line),
             Level::Error => logger.err(line),
         };
+        if std::mem::replace(&mut self.dropped, sent.is_err()) != sent.is_err() {
+            if let LoggerBackend::Unix(socket) = &logger.backend {
+                let _ = socket.set_write_timeout(Some(if self.dropped { IMPATIENCE } else { PATIENCE }));
+            }
+        }
     }
 }
 
@@ -90,6 +106,32 @@ mod tests {
     fn a_line_stays_one_line_and_can_be_parsed() {
         let text = line("refused", &[("user", &"eve"), ("why", &"a \"b\"\nevent=forged"), ("from", &"")]);
         assert_eq!(text, r#"event=refused user=eve why="a \"b\"\nevent=forged" from="""#);
+    }
+
+    #[test]
+    fn a_daemon_that_hangs_is_waited_for_once_until_it_goes_on() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let mut log = Log::to(ours, "test").unwrap();
+        let patience = |log: &Log| match log.to.as_ref().map(|logger| &logger.backend) {
+            Some(LoggerBackend::Unix(socket)) => socket.write_timeout().unwrap().unwrap(),
+            _ => panic!("it goes to a socket"),
+        };
+        // The queue takes some, and then none.
+        let mut lines = 0;
+        while !log.dropped {
+            assert!(patience(&log) >= PATIENCE && lines < 10_000);
+            log.event(Level::Info, "x", &[]);
+            lines += 1;
+        }
+        assert!(patience(&log) < PATIENCE / 10);
+        log.event(Level::Info, "x", &[]);
+        assert!(log.dropped && patience(&log) < PATIENCE / 10);
+        let mut buffer = [0; 1000];
+        for _ in 1..lines {
+            assert!(theirs.recv(&mut buffer).unwrap() > 0);
+        }
+        log.event(Level::Info, "x", &[]);
+        assert!(!log.dropped && patience(&log) >= PATIENCE);
     }
 
     #[test]
