@@ -134,6 +134,37 @@ fn a_build_that_fails_is_interrupted_or_killed_leaves_nothing_and_says_where_its
 }
 
 #[test]
+fn all_processes_of_the_tool_have_ended_before_its_tree_is_cleared() {
+    lab::require_root!();
+    let host = lab::host().config(CONFIG).start();
+    // Writes with fifty processes until it is killed, which takes them unlike long; they have nothing of their parent's open.
+    host.root(
+        r#"cat > /usr/local/sbin/mmdebstrap <<'END' && chmod +x /usr/local/sbin/mmdebstrap
+#!/bin/sh
+for tree; do :; done
+for i in $(seq 50); do
+    (for fd in $(ls /proc/self/fd); do eval "exec $fd>&-"; done
+     while :; do mkdir -p "$tree/$i"; echo x > "$tree/$i/x"; rm -r "$tree/$i"; done) &
+done
+echo I: extracting archives
+wait
+END"#,
+    )
+    .ok();
+    for signal in ["INT", "TERM", "HUP"] {
+        let build = "echo $$ > /tmp/pid; exec ojail layer build x --suite bookworm";
+        let running = host.root(build).within(LONG).spawn();
+        until("it writes", LONG, || {
+            host.root("cd /srv/overlay/lowerdirs/.making/*/tree/50").run().status.success()
+        });
+        host.root(&format!("kill -{signal} $(cat /tmp/pid)")).ok();
+        let output = running.finish();
+        assert_eq!(output.code(), Some(1), "{output}");
+        assert_eq!((state(&host), remains(&host)), (String::new(), String::new()), "SIG{signal}");
+    }
+}
+
+#[test]
 fn a_directory_becomes_a_layer_as_it_is_and_a_kill_or_an_error_at_any_moment_leaves_the_old_or_the_new() {
     lab::require_root!();
     let host = lab::host().config(CONFIG).start();

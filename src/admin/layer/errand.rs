@@ -5,14 +5,17 @@
 //! lives, so that nobody clears a directory in which one still writes.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use nix::sys::signal::Signal;
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
@@ -38,6 +41,8 @@ pub(super) fn run(words: &[String], held: &File, scratch: &Path, journal: &mut J
     // They stay held: what comes after the tool is short, and comes to its end.
     let told = SignalFd::with_flags(&hold()?, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .act("watch", "signals")?;
+    // Whose parent ends before them are ours to wait for.
+    set_child_subreaper(true).act("become", "the reaper of the tool's processes")?;
     let (mut child, said) = start(words, held, scratch)?;
     attend(&mut child, said, &told, journal).inspect_err(|_| end(&mut child))
 }
@@ -97,17 +102,33 @@ fn attend(child: &mut Child, mut said: File, told: &SignalFd, journal: &mut Jour
         if heard {
             match said.read(&mut buffer) {
                 // The end of all its processes: each has the other end.
-                Ok(0) => return child.wait().act("wait for", "the tool").map(Ended::Itself),
+                Ok(0) => return reap(child).act("wait for", "the tool").map(Ended::Itself),
                 Ok(length) => journal.hear(&buffer[..length])?,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e).act("read", "what the tool says"),
             }
         }
     }
 }
 
-/// unshare(1) takes its child along, and that is PID 1 of all the others.
+/// Kills the tool, and waits until nothing of it is left. unshare(1) takes its child along, and that is PID 1 of all the others; the
+/// signal goes to both, should unshare(1) not have come to arranging that.
 fn end(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
+    if let Ok(group) = i32::try_from(child.id()) {
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+    let _ = reap(child);
+}
+
+/// Waits for unshare(1), and for the PID 1 that it leaves if it is killed: that has ended when all its namespace has
+/// (pid_namespaces(7)), and only then the tree is no one's.
+fn reap(child: &mut Child) -> io::Result<ExitStatus> {
+    let status = child.wait()?;
+    loop {
+        match waitpid(None, None) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(nix::Error::ECHILD) => return Ok(status),
+            Err(e) => return Err(e.into()),
+        }
+    }
 }
