@@ -26,14 +26,14 @@ pub struct Account {
     pub home: PathBuf,
     /// The login shell on the host.
     pub shell: PathBuf,
-    /// Every group of the user, the primary one too.
-    pub groups: Vec<Membership>,
+    /// The id of every group of the user, the primary one too. Empty for who is in no data base.
+    pub gids: Vec<u32>,
 }
 
 /// A group that a user is in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Membership {
-    /// The group's name; its number in digits where it has none.
+    /// The group's name.
     pub name: String,
     /// The group's id.
     pub gid: u32,
@@ -83,7 +83,8 @@ impl AsRef<std::path::Path> for Username {
     }
 }
 
-/// Asks NSS for a user and their groups.
+/// Asks NSS for a user and the ids of their groups. Not for the names: each would be a question more, for a directory service maybe,
+/// at every login, and few of them matter. See [`is_in`], [`named`].
 ///
 /// # Errors
 /// [`Error::NoSuchUser`]; [`Error::Act`] if the data base could not answer.
@@ -93,7 +94,6 @@ pub fn lookup(name: &str) -> Result<Account> {
         .ok_or_else(|| Error::NoSuchUser(name.escape_default().to_string()))?;
     let cname = CString::new(user.name.as_str()).map_err(|_| Error::NoSuchUser(user.name.clone()))?;
     let gids = getgrouplist(&cname, user.gid).act("look up the groups of", &user.name)?;
-    let groups = gids.into_iter().map(membership).collect::<Result<_>>()?;
     Ok(Account {
         name: user.name,
         uid: user.uid.as_raw(),
@@ -101,7 +101,7 @@ pub fn lookup(name: &str) -> Result<Account> {
         gecos: user.gecos.to_string_lossy().into_owned(),
         home: user.dir,
         shell: user.shell,
-        groups,
+        gids: gids.into_iter().map(Gid::as_raw).collect(),
     })
 }
 
@@ -112,27 +112,48 @@ pub fn name_of(uid: u32) -> Option<Username> {
     Username::parse(&user.name).ok()
 }
 
-fn membership(gid: Gid) -> Result<Membership> {
-    let group = Group::from_gid(gid).act("look up the group", gid.to_string())?;
-    Ok(Membership { name: group.map_or_else(|| gid.to_string(), |g| g.name), gid: gid.as_raw() })
+/// The user's membership in the group of this name. `None`: they are not in it, or there is no such group.
+///
+/// # Errors
+/// [`Error::Act`] if the data base could not answer.
+pub fn named(account: &Account, group: &str) -> Result<Option<Membership>> {
+    let found = Group::from_name(group).act("look up the group", group)?.map(|found| found.gid.as_raw());
+    let own = found.filter(|gid| account.gids.contains(gid));
+    Ok(own.map(|gid| Membership { name: group.to_owned(), gid }))
 }
 
-/// Confirms that the user is not in a group: getgrouplist(3) leaves out, without a word, what a directory service
-/// could not tell.
+/// The user's primary group, with its name; its number in digits where it has none.
+///
+/// # Errors
+/// [`Error::Act`] if the data base could not answer.
+pub fn primary(account: &Account) -> Result<Membership> {
+    let gid = account.gid;
+    if !account.gids.contains(&gid) {
+        return Ok(Membership { name: account.name.clone(), gid });
+    }
+    let group = Group::from_gid(Gid::from_raw(gid)).act("look up the group", gid.to_string())?;
+    Ok(Membership { name: group.map_or_else(|| gid.to_string(), |group| group.name), gid })
+}
+
+/// Whether the user is in a group. That they are not is confirmed by the group itself: getgrouplist(3) leaves out, without a word,
+/// what a directory service could not tell.
 ///
 /// # Errors
 /// [`Error::NoSuchGroup`], [`Error::Act`] if the data base could not answer, or answers two ways.
-pub fn confirm_outside(account: &Account, group: &str, named_by: &str) -> Result<()> {
+pub fn is_in(account: &Account, group: &str, named_by: &str) -> Result<bool> {
     let found = Group::from_name(group)
         .act("look up the group", group)?
         .ok_or_else(|| Error::NoSuchGroup { named_by: named_by.to_owned(), group: group.to_owned() })?;
+    if account.gids.contains(&found.gid.as_raw()) {
+        return Ok(true);
+    }
     if found.gid.as_raw() == account.gid || found.mem.contains(&account.name) {
         let odd = std::io::Error::other(
             "the account data base lists the user in it, but not it among the user's groups",
         );
         return Err(odd).act("tell who is in the group", group);
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Whether the host has a group of this name.

@@ -701,7 +701,7 @@ mod tests {
             gecos: String::new(),
             home: "/home".into(),
             shell: "/bin/sh".into(),
-            groups: Vec::new(),
+            gids: Vec::new(),
         }
     }
 

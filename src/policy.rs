@@ -39,50 +39,60 @@ impl std::fmt::Display for Exempt {
     }
 }
 
-/// Applies the rules; the first match decides.
+/// Applies the rules; the first match decides. `is_in` tells whether the account is in a group, for the rule at a line; it is asked
+/// of groups that matter only.
 ///
 /// # Errors
-/// [`Error::SystemUser`] if a rule jails a uid below `ids.min_uid`, [`Error::BadId`] for the kernel's overflow id.
-pub fn decide<'a>(config: &'a Config, account: &Account) -> Result<Decision<'a>> {
+/// [`Error::SystemUser`] if a rule jails a uid below `ids.min_uid`, [`Error::BadId`] for the kernel's overflow id; what
+/// `is_in` says: while a directory service is away, a jailed user must not look like one whom no rule matches.
+pub fn decide<'a>(
+    config: &'a Config,
+    account: &Account,
+    is_in: &mut dyn FnMut(usize, &str) -> Result<bool>,
+) -> Result<Decision<'a>> {
     if account.uid == 0 {
         return Ok(Decision::Exempt(Exempt::Root));
     }
-    let Some(rule) = config.rules.iter().find(|rule| matches(rule, account)) else {
-        return Ok(Decision::Exempt(Exempt::NoRule));
-    };
-    let profile = match &rule.verdict {
-        Verdict::Exempt => return Ok(Decision::Exempt(Exempt::Rule(rule.line))),
-        Verdict::Profile(name) => &config.profiles[name],
-    };
-    if account.uid < config.ids.min_uid {
-        return Err(Error::SystemUser {
-            user: account.name.clone(),
-            uid: account.uid,
-            min_uid: config.ids.min_uid,
-        });
+    for rule in &config.rules {
+        if !matches(rule, account, is_in)? {
+            continue;
+        }
+        let profile = match &rule.verdict {
+            Verdict::Exempt => return Ok(Decision::Exempt(Exempt::Rule(rule.line))),
+            Verdict::Profile(name) => &config.profiles[name],
+        };
+        if account.uid < config.ids.min_uid {
+            return Err(Error::SystemUser {
+                user: account.name.clone(),
+                uid: account.uid,
+                min_uid: config.ids.min_uid,
+            });
+        }
+        return Ok(Decision::Jailed { profile, line: rule.line });
     }
-    Ok(Decision::Jailed { profile, line: rule.line })
+    Ok(Decision::Exempt(Exempt::NoRule))
 }
 
-/// Groups whose rules were passed over because the account is not in them, up to the rule that decided. Whether that is
-/// so is for the account data base to confirm: to it, a group that it cannot reach looks like one without members.
-pub fn passed_over<'a>(config: &'a Config, account: &Account) -> impl Iterator<Item = (usize, &'a str)> {
-    let deciding = config.rules.iter().position(|rule| matches(rule, account)).unwrap_or(config.rules.len());
-    let groups = |rule: &'a Rule| rule.groups.iter().map(|group| (rule.line, group.as_str()));
-    config.rules[..deciding].iter().flat_map(groups)
-}
-
-fn matches(rule: &Rule, account: &Account) -> bool {
+fn matches(
+    rule: &Rule,
+    account: &Account,
+    is_in: &mut dyn FnMut(usize, &str) -> Result<bool>,
+) -> Result<bool> {
     let user = rule.users.is_empty() || rule.users.iter().any(|name| name == "*" || *name == account.name);
-    let member = |group: &String| account.groups.iter().any(|own| own.name == *group);
-    let group = rule.groups.is_empty() || rule.groups.iter().any(member);
-    user && group
+    if !user || rule.groups.is_empty() {
+        return Ok(user);
+    }
+    for group in &rule.groups {
+        if is_in(rule.line, group)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::Membership;
     use std::path::Path;
 
     fn config(rules: &str) -> Config {
@@ -91,7 +101,10 @@ mod tests {
         crate::config::parse(Path::new("f"), &text).unwrap()
     }
 
-    fn account(name: &str, uid: u32, groups: &[&str]) -> Account {
+    /// Name, uid and groups.
+    type Who = (&'static str, u32, &'static [&'static str]);
+
+    fn account(name: &str, uid: u32) -> Account {
         Account {
             name: name.into(),
             uid,
@@ -99,12 +112,20 @@ mod tests {
             gecos: String::new(),
             home: format!("/home/{name}").into(),
             shell: "/bin/bash".into(),
-            groups: groups.iter().map(|g| Membership { name: (*g).into(), gid: 500 }).collect(),
+            gids: Vec::new(),
         }
     }
 
-    fn profile<'a>(config: &'a Config, account: &Account) -> Option<&'a str> {
-        match decide(config, account).unwrap() {
+    fn decided<'a>(config: &'a Config, (name, uid, groups): Who, asked: &mut Vec<String>) -> Decision<'a> {
+        let mut is_in = |_, group: &str| {
+            asked.push(group.into());
+            Ok(groups.contains(&group))
+        };
+        decide(config, &account(name, uid), &mut is_in).unwrap()
+    }
+
+    fn profile(config: &Config, who: Who) -> Option<&str> {
+        match decided(config, who, &mut Vec::new()) {
             Decision::Jailed { profile, .. } => Some(&profile.name),
             Decision::Exempt(_) => None,
         }
@@ -116,45 +137,53 @@ mod tests {
             "[[rules]]\nuser = \"eve\"\nprofile = \"b\"\n[[rules]]\ngroup = \"jailed\"\nprofile = \"a\"\n\
              [[rules]]\nuser = \"*\"\nexempt = true\n",
         );
-        assert_eq!(profile(&config, &account("eve", 1000, &["jailed"])), Some("b"));
-        assert_eq!(profile(&config, &account("bob", 1001, &["jailed"])), Some("a"));
-        assert_eq!(profile(&config, &account("amy", 1002, &["staff"])), None);
+        assert_eq!(profile(&config, ("eve", 1000, &["jailed"])), Some("b"));
+        assert_eq!(profile(&config, ("bob", 1001, &["jailed"])), Some("a"));
+        assert_eq!(profile(&config, ("amy", 1002, &["staff"])), None);
     }
 
     #[test]
     fn user_and_group_in_one_rule_must_both_match() {
         let config = config("[[rules]]\nuser = \"eve\"\ngroup = \"jailed\"\nprofile = \"a\"\n");
-        assert_eq!(profile(&config, &account("eve", 1000, &["staff"])), None);
-        assert_eq!(profile(&config, &account("eve", 1000, &["jailed"])), Some("a"));
+        assert_eq!(profile(&config, ("eve", 1000, &["staff"])), None);
+        assert_eq!(profile(&config, ("eve", 1000, &["jailed"])), Some("a"));
     }
 
     #[test]
     fn root_is_exempt_by_uid_not_by_name() {
         let config = config("[[rules]]\nuser = \"*\"\nprofile = \"a\"\n");
-        assert_eq!(decide(&config, &account("toor", 0, &[])).unwrap(), Decision::Exempt(Exempt::Root));
-        assert!(
-            decide(&config, &account("root", 1000, &[])).is_ok_and(|d| matches!(d, Decision::Jailed { .. }))
-        );
+        assert_eq!(decided(&config, ("toor", 0, &[]), &mut Vec::new()), Decision::Exempt(Exempt::Root));
+        assert_eq!(profile(&config, ("root", 1000, &[])), Some("a"));
     }
 
     #[test]
-    fn groups_of_rules_that_did_not_match_are_to_be_confirmed() {
+    fn only_groups_that_matter_are_asked_for_and_what_cannot_be_told_is_an_error() {
         let config = config(
-            "[[rules]]\ngroup = \"one\"\nprofile = \"a\"\n[[rules]]\nuser = \"eve\"\nexempt = true\n\
-             [[rules]]\ngroup = \"two\"\nprofile = \"a\"\n",
+            "[[rules]]\ngroup = [\"one\", \"more\"]\nprofile = \"a\"\n[[rules]]\nuser = \"eve\"\nexempt = true\n\
+             [[rules]]\nuser = \"amy\"\ngroup = \"hers\"\nprofile = \"a\"\n[[rules]]\ngroup = \"two\"\nprofile = \"a\"\n",
         );
-        let groups = |account| passed_over(&config, &account).map(|(_, group)| group).collect::<Vec<_>>();
-        assert_eq!(groups(account("eve", 1000, &[])), ["one"]);
-        assert_eq!(groups(account("bob", 1001, &[])), ["one", "two"]);
-        assert!(groups(account("amy", 1002, &["one"])).is_empty());
+        let asked = |who| {
+            let mut asked = Vec::new();
+            decided(&config, who, &mut asked);
+            asked.join(" ")
+        };
+        assert_eq!(asked(("eve", 1000, &[])), "one more");
+        assert_eq!(asked(("bob", 1001, &[])), "one more two");
+        assert_eq!(asked(("amy", 1002, &[])), "one more hers two");
+        assert_eq!(asked(("amy", 1002, &["one"])), "one");
+        assert_eq!(asked(("toor", 0, &[])), "");
+        let mut away = |line: usize, group: &str| match group {
+            "more" => Err(Error::NoSuchGroup { named_by: line.to_string(), group: group.into() }),
+            _ => Ok(false),
+        };
+        let failed = decide(&config, &account("eve", 1000), &mut away);
+        assert!(matches!(failed, Err(Error::NoSuchGroup { .. })), "{failed:?}");
     }
 
     #[test]
     fn a_system_account_is_refused_not_exempted() {
         let config = config("[[rules]]\nuser = \"*\"\nprofile = \"a\"\n");
-        assert!(matches!(
-            decide(&config, &account("www-data", 33, &[])),
-            Err(Error::SystemUser { uid: 33, .. })
-        ));
+        let decided = decide(&config, &account("www-data", 33), &mut |_, _| Ok(false));
+        assert!(matches!(decided, Err(Error::SystemUser { uid: 33, .. })));
     }
 }

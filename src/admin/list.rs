@@ -21,10 +21,11 @@ use crate::cgroup::{self, Tree};
 use crate::config::{Config, LayerName, Limits};
 use crate::error::Result;
 use crate::jail::door::{Answer, Door, Guest, PATIENCE, Request};
+use crate::jail::login::judge;
 use crate::jail::plan;
 use crate::jail::temporary::{self, Temporary};
 use crate::layers::generations::{self, Names};
-use crate::policy::{Decision, decide};
+use crate::policy::Decision;
 use crate::{freezer, quota, runtime, store};
 
 /// One jail, as `--json` prints it: `{ "jails": [ … ], "temporary": [ … ] }`.
@@ -253,7 +254,7 @@ impl Eye {
 
 /// The terms on which a jail would be raised.
 fn terms(config: &Config, account: &Account) -> Option<plan::Terms> {
-    match decide(config, account).ok()? {
+    match judge(config, account).ok()? {
         Decision::Jailed { profile, .. } => plan::terms(config, profile, account).ok(),
         Decision::Exempt(_) => None,
     }
@@ -261,7 +262,7 @@ fn terms(config: &Config, account: &Account) -> Option<plan::Terms> {
 
 /// The profile with which a jail would be raised.
 fn profile(config: &Config, account: &Account) -> Option<String> {
-    match decide(config, account).ok()? {
+    match judge(config, account).ok()? {
         Decision::Jailed { profile, .. } => Some(profile.name.clone()),
         Decision::Exempt(_) => None,
     }

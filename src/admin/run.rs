@@ -76,5 +76,5 @@ fn temporary(
 
 /// Root of the jail.
 pub(super) fn root(account: Account) -> Account {
-    Account { name: "root".into(), uid: 0, gid: 0, home: "/root".into(), groups: Vec::new(), ..account }
+    Account { name: "root".into(), uid: 0, gid: 0, home: "/root".into(), gids: Vec::new(), ..account }
 }

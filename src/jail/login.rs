@@ -11,7 +11,7 @@ use crate::account::{self, Account, Username};
 use crate::config::{self, Config, Profile};
 use crate::error::{Error, Result};
 use crate::log::{Level, Log};
-use crate::policy::{Decision, Exempt, decide, passed_over};
+use crate::policy::{Decision, Exempt, decide};
 use crate::runtime::{Corner, Layers};
 use crate::{paths, runtime};
 
@@ -89,19 +89,13 @@ pub fn open(visitor: &Visitor, log: &mut Log) -> Result<Login> {
     Ok(Login::Jailed { session, house })
 }
 
-/// Jailed or exempt, with what the account data base said of groups confirmed: while a directory service is away, a
-/// jailed user must not look like one whom no rule matches.
+/// Jailed or exempt, as the account data base has it of groups.
 ///
 /// # Errors
-/// As [`decide`]; [`Error::NoSuchGroup`] and [`Error::Act`] if a group cannot be asked for.
+/// As [`decide`] and [`account::is_in`].
 pub fn judge<'a>(config: &'a Config, account: &Account) -> Result<Decision<'a>> {
-    let decision = decide(config, account)?;
-    if decision != Decision::Exempt(Exempt::Root) {
-        for (line, group) in passed_over(config, account) {
-            account::confirm_outside(account, group, &format!("the rule at line {line}"))?;
-        }
-    }
-    Ok(decision)
+    let mut is_in = |line, group: &str| account::is_in(account, group, &format!("the rule at line {line}"));
+    decide(config, account, &mut is_in)
 }
 
 pub(super) fn guest(visitor: &Visitor, uid: u32, terms: Terms) -> Guest {

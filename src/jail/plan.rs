@@ -87,6 +87,7 @@ pub struct Plan {
 /// What of an account comes into the jail: the same for the plan and for the terms.
 struct Share {
     user: Username,
+    /// Those of the profile that the user is in, but for the primary one.
     groups: Vec<Membership>,
     shell: PathBuf,
 }
@@ -150,7 +151,7 @@ pub(super) enum Who<'a> {
 /// The layers, if this host can hold such a jail. Before ids and upper: a profile that cannot work leaves nothing on disk.
 fn feasible(config: &Config, profile: &Profile, account: &Account, user: &Username) -> Result<Vec<Layer>> {
     for group in &profile.groups {
-        if !account.groups.iter().any(|own| own.name == *group) && !account::group_exists(group)? {
+        if account::named(account, group)?.is_none() && !account::group_exists(group)? {
             return Err(Error::NoSuchGroup {
                 named_by: format!("profile {}", profile.name),
                 group: group.clone(),
@@ -204,7 +205,7 @@ fn put_together(
         upper: seat.upper,
         uid_map: seat.uid_map,
         gid_map: seat.gid_map,
-        groups: share.groups,
+        groups: [vec![account::primary(account)?], share.groups].concat(),
         root: profile.root,
         network: profile.network,
         reach: profile.reach.clone(),
@@ -314,15 +315,19 @@ fn share(profile: &Profile, account: &Account) -> Result<Share> {
     if account.gid == 0 {
         return bad("gid", 0, "it is root's group; give the user another primary group");
     }
-    let named =
-        account.groups.iter().filter(|own| own.gid != account.gid && profile.groups.contains(&own.name));
-    if named.clone().any(|group| group.gid == 0) {
-        return bad("gid", 0, "it is root's group; take it out of the profile");
+    let mut groups: Vec<Membership> = Vec::new();
+    for name in &profile.groups {
+        match account::named(account, name)? {
+            Some(group) if group.gid == 0 => {
+                return bad("gid", 0, "it is root's group; take it out of the profile");
+            }
+            // Two names may be one group.
+            Some(own) if own.gid != account.gid && groups.iter().all(|group| group.gid != own.gid) => {
+                groups.push(own);
+            }
+            _ => {}
+        }
     }
-    let primary = account.groups.iter().find(|own| own.gid == account.gid).cloned();
-    let primary = primary.unwrap_or(Membership { name: user.to_string(), gid: account.gid });
-    let mut groups = vec![primary];
-    groups.extend(named.cloned());
     if !account.home.is_absolute() || account.home.parent().is_none() {
         return Err(Error::Unfit {
             path: account.home.clone(),
@@ -345,7 +350,8 @@ pub fn shell(profile: &Profile, account: &Account) -> PathBuf {
 impl Share {
     /// The maps of a user of the host: own uid and groups stay what they are.
     fn maps(&self, account: &Account, ranges: ids::Ranges) -> (Vec<Extent>, Vec<Extent>) {
-        let gids: Vec<u32> = self.groups.iter().map(|group| group.gid).collect();
+        let named = self.groups.iter().map(|group| group.gid);
+        let gids: Vec<u32> = std::iter::once(account.gid).chain(named).collect();
         (ids::map(ranges.uid, &[account.uid]), ids::map(ranges.gid, &gids))
     }
 

@@ -104,7 +104,7 @@ impl Temporary {
             gecos: self.plan.gecos.clone(),
             home: self.plan.home.clone(),
             shell: self.plan.shell.clone(),
-            groups: self.plan.groups.clone(),
+            gids: self.plan.groups.iter().map(|group| group.gid).collect(),
         }
     }
 
@@ -213,7 +213,7 @@ fn nobody() -> Account {
         gecos: String::new(),
         home: Path::new("/home").join(name),
         shell: PathBuf::new(),
-        groups: Vec::new(),
+        gids: Vec::new(),
     }
 }
 
