@@ -2,6 +2,7 @@
 //!
 //! Looked up by the PAM module and by `ojail`, before anything of a jail is touched. The static binaries never ask NSS.
 
+use std::cell::OnceCell;
 use std::ffi::CString;
 use std::fmt;
 use std::path::PathBuf;
@@ -26,8 +27,36 @@ pub struct Account {
     pub home: PathBuf,
     /// The login shell on the host.
     pub shell: PathBuf,
+    /// For [`Account::gids`].
+    pub groups: Groups,
+}
+
+impl Account {
     /// The id of every group of the user, the primary one too. Empty for who is in no data base.
-    pub gids: Vec<u32>,
+    ///
+    /// # Errors
+    /// [`Error::Act`] if the data base could not answer.
+    pub fn gids(&self) -> Result<&[u32]> {
+        if let Some(gids) = self.groups.0.get() {
+            return Ok(gids);
+        }
+        let name = CString::new(self.name.as_str()).map_err(|_| Error::NoSuchUser(self.name.clone()))?;
+        let gids = getgrouplist(&name, Gid::from_raw(self.gid)).act("look up the groups of", &self.name)?;
+        Ok(self.groups.0.get_or_init(|| gids.into_iter().map(Gid::as_raw).collect()))
+    }
+}
+
+/// The groups of a user. By default the data base is asked for them, when they matter for the first time: to a directory service
+/// that is the dearest of questions.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Groups(OnceCell<Vec<u32>>);
+
+impl Groups {
+    /// These.
+    #[must_use]
+    pub fn of(gids: Vec<u32>) -> Self {
+        Self(OnceCell::from(gids))
+    }
 }
 
 /// A group that a user is in.
@@ -83,8 +112,7 @@ impl AsRef<std::path::Path> for Username {
     }
 }
 
-/// Asks NSS for a user and the ids of their groups. Not for the names: each would be a question more, for a directory service maybe,
-/// at every login, and few of them matter. See [`is_in`], [`named`].
+/// Asks NSS for a user.
 ///
 /// # Errors
 /// [`Error::NoSuchUser`]; [`Error::Act`] if the data base could not answer.
@@ -92,8 +120,6 @@ pub fn lookup(name: &str) -> Result<Account> {
     let user = User::from_name(name)
         .act("look up the user", name.escape_default().to_string())?
         .ok_or_else(|| Error::NoSuchUser(name.escape_default().to_string()))?;
-    let cname = CString::new(user.name.as_str()).map_err(|_| Error::NoSuchUser(user.name.clone()))?;
-    let gids = getgrouplist(&cname, user.gid).act("look up the groups of", &user.name)?;
     Ok(Account {
         name: user.name,
         uid: user.uid.as_raw(),
@@ -101,7 +127,7 @@ pub fn lookup(name: &str) -> Result<Account> {
         gecos: user.gecos.to_string_lossy().into_owned(),
         home: user.dir,
         shell: user.shell,
-        gids: gids.into_iter().map(Gid::as_raw).collect(),
+        groups: Groups::default(),
     })
 }
 
@@ -118,8 +144,10 @@ pub fn name_of(uid: u32) -> Option<Username> {
 /// [`Error::Act`] if the data base could not answer.
 pub fn named(account: &Account, group: &str) -> Result<Option<Membership>> {
     let found = Group::from_name(group).act("look up the group", group)?.map(|found| found.gid.as_raw());
-    let own = found.filter(|gid| account.gids.contains(gid));
-    Ok(own.map(|gid| Membership { name: group.to_owned(), gid }))
+    match found {
+        Some(gid) if account.gids()?.contains(&gid) => Ok(Some(Membership { name: group.to_owned(), gid })),
+        _ => Ok(None),
+    }
 }
 
 /// The user's primary group, with its name; its number in digits where it has none.
@@ -128,7 +156,7 @@ pub fn named(account: &Account, group: &str) -> Result<Option<Membership>> {
 /// [`Error::Act`] if the data base could not answer.
 pub fn primary(account: &Account) -> Result<Membership> {
     let gid = account.gid;
-    if !account.gids.contains(&gid) {
+    if !account.gids()?.contains(&gid) {
         return Ok(Membership { name: account.name.clone(), gid });
     }
     let group = Group::from_gid(Gid::from_raw(gid)).act("look up the group", gid.to_string())?;
@@ -144,7 +172,7 @@ pub fn is_in(account: &Account, group: &str, named_by: &str) -> Result<bool> {
     let found = Group::from_name(group)
         .act("look up the group", group)?
         .ok_or_else(|| Error::NoSuchGroup { named_by: named_by.to_owned(), group: group.to_owned() })?;
-    if account.gids.contains(&found.gid.as_raw()) {
+    if account.gids()?.contains(&found.gid.as_raw()) {
         return Ok(true);
     }
     if found.gid.as_raw() == account.gid || found.mem.contains(&account.name) {

@@ -653,6 +653,7 @@ impl Drop for SizeLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::account::Groups;
 
     fn extent(inside: u32, outside: u32, count: u32) -> Extent {
         Extent { inside, outside, count }
@@ -701,7 +702,7 @@ mod tests {
             gecos: String::new(),
             home: "/home".into(),
             shell: "/bin/sh".into(),
-            gids: Vec::new(),
+            groups: Groups::of(Vec::new()),
         }
     }
 

@@ -43,8 +43,8 @@ impl std::fmt::Display for Exempt {
 /// of groups that matter only.
 ///
 /// # Errors
-/// [`Error::SystemUser`] if a rule jails a uid below `ids.min_uid`, [`Error::BadId`] for the kernel's overflow id; what
-/// `is_in` says: while a directory service is away, a jailed user must not look like one whom no rule matches.
+/// [`Error::SystemUser`] if a rule jails a uid below `ids.min_uid`. And what `is_in` says: while a directory service is away, a
+/// jailed user must not look like one whom no rule matches.
 pub fn decide<'a>(
     config: &'a Config,
     account: &Account,
@@ -93,6 +93,7 @@ fn matches(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::account::Groups;
     use std::path::Path;
 
     fn config(rules: &str) -> Config {
@@ -112,7 +113,7 @@ mod tests {
             gecos: String::new(),
             home: format!("/home/{name}").into(),
             shell: "/bin/bash".into(),
-            gids: Vec::new(),
+            groups: Groups::of(Vec::new()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::session::{self, Job, Side};
 use super::{configuration, enter, jailed};
-use crate::account::Account;
+use crate::account::{Account, Groups};
 use crate::config::{Config, Profile};
 use crate::error::{Error, Result};
 use crate::jail::temporary::{Temporary, Whose};
@@ -76,5 +76,12 @@ fn temporary(
 
 /// Root of the jail.
 pub(super) fn root(account: Account) -> Account {
-    Account { name: "root".into(), uid: 0, gid: 0, home: "/root".into(), gids: Vec::new(), ..account }
+    Account {
+        name: "root".into(),
+        uid: 0,
+        gid: 0,
+        home: "/root".into(),
+        groups: Groups::of(Vec::new()),
+        ..account
+    }
 }

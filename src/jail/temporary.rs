@@ -20,7 +20,7 @@ use super::join::{Session, join};
 use super::login::{self, Visitor};
 use super::plan::{self, Plan, Who};
 use super::{confine, end, start};
-use crate::account::{Account, Username};
+use crate::account::{Account, Groups, Username};
 use crate::config::{Config, Home, Profile, Storage};
 use crate::error::{Act, Error, Result};
 use crate::ids::{self, Registry};
@@ -104,7 +104,7 @@ impl Temporary {
             gecos: self.plan.gecos.clone(),
             home: self.plan.home.clone(),
             shell: self.plan.shell.clone(),
-            gids: self.plan.groups.iter().map(|group| group.gid).collect(),
+            groups: Groups::of(self.plan.groups.iter().map(|group| group.gid).collect()),
         }
     }
 
@@ -213,7 +213,7 @@ fn nobody() -> Account {
         gecos: String::new(),
         home: Path::new("/home").join(name),
         shell: PathBuf::new(),
-        gids: Vec::new(),
+        groups: Groups::of(Vec::new()),
     }
 }
 
