@@ -663,4 +663,14 @@ fn a_rule_for_a_group_that_is_not_there_exempts_nobody() {
     assert_eq!(host.ssh("root", "echo in").text(), "in");
     let said = host.root("ojail check").fails();
     assert!(said.stdout.contains("names the group \"jialed\", which does not exist"), "{said}");
+
+    // Whom a rule before names needs no answer, and a rule for somebody else needs none either.
+    let rules = "[[rules]]\nuser = \"mallory\"\ngroup = \"jialed\"\nexempt = true\n\n\
+                 [[rules]]\nuser = \"alice\"\nprofile = \"debian\"\n\n[[rules]]\ngroup = \"jialed\"";
+    let text = config("").replace("[[rules]]\ngroup = \"jailed\"", rules);
+    assert!(text.contains("mallory"), "{text}");
+    fs::write(host.path("/etc/ojail/ojail.toml"), text).unwrap();
+    works(&host, "alice");
+    is_refused(&host, "bob", &["names the group", "jialed"], "a group that does not exist");
+    is_refused(&host, "mallory", &["names the group", "jialed"], "a group that does not exist");
 }
