@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Act, Error, Result};
 
 /// One user of the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Account {
     /// The name as the data base spells it; not yet fit for a path, see [`Username`].
     pub name: String,
@@ -27,7 +27,7 @@ pub struct Account {
     pub home: PathBuf,
     /// The login shell on the host.
     pub shell: PathBuf,
-    /// For [`Account::gids`].
+    /// For [`Account::gids`] and [`Account::memberships`].
     pub groups: Groups,
 }
 
@@ -37,32 +37,47 @@ impl Account {
     /// # Errors
     /// [`Error::Act`] if the data base could not answer.
     pub fn gids(&self) -> Result<&[u32]> {
-        if let Some(gids) = self.groups.0.get() {
+        if let Some(gids) = self.groups.gids.get() {
             return Ok(gids);
         }
         let name = CString::new(self.name.as_str()).map_err(|_| Error::NoSuchUser(self.name.clone()))?;
         let gids = getgrouplist(&name, Gid::from_raw(self.gid)).act("look up the groups of", &self.name)?;
-        Ok(self.groups.0.get_or_init(|| gids.into_iter().map(Gid::as_raw).collect()))
+        Ok(self.groups.gids.get_or_init(|| gids.into_iter().map(Gid::as_raw).collect()))
+    }
+
+    /// Every group of the user with its name. A question for each of them.
+    ///
+    /// # Errors
+    /// As [`Account::gids`].
+    pub fn memberships(&self) -> Result<&[Membership]> {
+        if let Some(named) = self.groups.named.get() {
+            return Ok(named);
+        }
+        let named = self.gids()?.iter().map(|gid| membership(*gid)).collect::<Result<_>>()?;
+        Ok(self.groups.named.get_or_init(|| named))
     }
 }
 
 /// The groups of a user. By default the data base is asked for them, when they matter for the first time: to a directory service
-/// that is the dearest of questions.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Groups(OnceCell<Vec<u32>>);
+/// these are the dearest of questions.
+#[derive(Debug, Clone, Default)]
+pub struct Groups {
+    gids: OnceCell<Vec<u32>>,
+    named: OnceCell<Vec<Membership>>,
+}
 
 impl Groups {
     /// These.
     #[must_use]
     pub fn of(gids: Vec<u32>) -> Self {
-        Self(OnceCell::from(gids))
+        Self { gids: OnceCell::from(gids), named: OnceCell::new() }
     }
 }
 
 /// A group that a user is in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Membership {
-    /// The group's name.
+    /// The group's name; its number in digits where it has none.
     pub name: String,
     /// The group's id.
     pub gid: u32,
@@ -138,29 +153,20 @@ pub fn name_of(uid: u32) -> Option<Username> {
     Username::parse(&user.name).ok()
 }
 
-/// The user's membership in the group of this name. `None`: they are not in it, or there is no such group.
-///
-/// # Errors
-/// [`Error::Act`] if the data base could not answer.
-pub fn named(account: &Account, group: &str) -> Result<Option<Membership>> {
-    let found = Group::from_name(group).act("look up the group", group)?.map(|found| found.gid.as_raw());
-    match found {
-        Some(gid) if account.gids()?.contains(&gid) => Ok(Some(Membership { name: group.to_owned(), gid })),
-        _ => Ok(None),
-    }
+fn membership(gid: u32) -> Result<Membership> {
+    let group = Group::from_gid(Gid::from_raw(gid)).act("look up the group", gid.to_string())?;
+    Ok(Membership { name: group.map_or_else(|| gid.to_string(), |group| group.name), gid })
 }
 
-/// The user's primary group, with its name; its number in digits where it has none.
+/// The user's primary group. For who is in no data base it has their own name.
 ///
 /// # Errors
 /// [`Error::Act`] if the data base could not answer.
 pub fn primary(account: &Account) -> Result<Membership> {
-    let gid = account.gid;
-    if !account.gids()?.contains(&gid) {
-        return Ok(Membership { name: account.name.clone(), gid });
+    if account.gids()?.contains(&account.gid) {
+        return membership(account.gid);
     }
-    let group = Group::from_gid(Gid::from_raw(gid)).act("look up the group", gid.to_string())?;
-    Ok(Membership { name: group.map_or_else(|| gid.to_string(), |group| group.name), gid })
+    Ok(Membership { name: account.name.clone(), gid: account.gid })
 }
 
 /// Whether the user is in a group. That they are not is confirmed by the group itself: getgrouplist(3) leaves out, without a word,
@@ -173,6 +179,10 @@ pub fn is_in(account: &Account, group: &str, named_by: &str) -> Result<bool> {
         .act("look up the group", group)?
         .ok_or_else(|| Error::NoSuchGroup { named_by: named_by.to_owned(), group: group.to_owned() })?;
     if account.gids()?.contains(&found.gid.as_raw()) {
+        return Ok(true);
+    }
+    // Of two groups with this name, a directory service's and the host's own, the other was found.
+    if account.memberships()?.iter().any(|own| own.name == group) {
         return Ok(true);
     }
     if found.gid.as_raw() == account.gid || found.mem.contains(&account.name) {

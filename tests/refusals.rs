@@ -674,3 +674,14 @@ fn a_rule_for_a_group_that_is_not_there_exempts_nobody() {
     is_refused(&host, "bob", &["names the group", "jialed"], "a group that does not exist");
     is_refused(&host, "mallory", &["names the group", "jialed"], "a group that does not exist");
 }
+
+#[test]
+fn of_two_groups_with_one_name_a_rule_is_for_both() {
+    lab::require_root!();
+    // As a directory service may have a name that the host has for another: by name, only the first is found.
+    let host = keyed(setup(""));
+    host.root("sed -i '1i jailed:x:4999:' /etc/group && getent group jailed").ok();
+    assert_eq!(host.root("getent group jailed").text(), "jailed:x:4999:");
+    works(&host, "alice");
+    assert_eq!(host.ssh("bob", "cat /proc/1/comm").text(), host.root("cat /proc/1/comm").text());
+}

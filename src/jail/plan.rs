@@ -151,7 +151,7 @@ pub(super) enum Who<'a> {
 /// The layers, if this host can hold such a jail. Before ids and upper: a profile that cannot work leaves nothing on disk.
 fn feasible(config: &Config, profile: &Profile, account: &Account, user: &Username) -> Result<Vec<Layer>> {
     for group in &profile.groups {
-        if account::named(account, group)?.is_none() && !account::group_exists(group)? {
+        if !account.memberships()?.iter().any(|own| own.name == *group) && !account::group_exists(group)? {
             return Err(Error::NoSuchGroup {
                 named_by: format!("profile {}", profile.name),
                 group: group.clone(),
@@ -315,18 +315,12 @@ fn share(profile: &Profile, account: &Account) -> Result<Share> {
     if account.gid == 0 {
         return bad("gid", 0, "it is root's group; give the user another primary group");
     }
-    let mut groups: Vec<Membership> = Vec::new();
-    for name in &profile.groups {
-        match account::named(account, name)? {
-            Some(group) if group.gid == 0 => {
-                return bad("gid", 0, "it is root's group; take it out of the profile");
-            }
-            // Two names may be one group.
-            Some(own) if own.gid != account.gid && groups.iter().all(|group| group.gid != own.gid) => {
-                groups.push(own);
-            }
-            _ => {}
-        }
+    // Nobody is asked for names if none is looked for.
+    let own = if profile.groups.is_empty() { &[] } else { account.memberships()? };
+    let named = own.iter().filter(|own| own.gid != account.gid && profile.groups.contains(&own.name));
+    let groups: Vec<Membership> = named.cloned().collect();
+    if groups.iter().any(|group| group.gid == 0) {
+        return bad("gid", 0, "it is root's group; take it out of the profile");
     }
     if !account.home.is_absolute() || account.home.parent().is_none() {
         return Err(Error::Unfit {
