@@ -31,7 +31,7 @@ use time::macros::format_description;
 use crate::account::Username;
 use crate::bases::{self, Base};
 use crate::config::Storage;
-use crate::error::{Act, Error, Result};
+use crate::error::{Act, Error, IfThere, Result};
 use crate::ids::Owner;
 use crate::runtime::{lock_file, private_dir};
 use crate::{paths, store, walk};
@@ -164,9 +164,9 @@ impl<'a> Shelf<'a> {
                 State::Rubbish => continue,
             };
             // Of two of one second: which was written later.
-            let written =
-                fs::symlink_metadata(dir.join(file)).map_or((0, 0), |m| (m.mtime(), m.mtime_nsec()));
-            entries.push(((record.at, written), Entry { name, record, dir }));
+            let file = dir.join(file);
+            let meta = fs::symlink_metadata(&file).act("examine", &file)?;
+            entries.push(((record.at, (meta.mtime(), meta.mtime_nsec())), Entry { name, record, dir }));
         }
         entries.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
         let entries = entries.into_iter().map(|(_, entry)| entry).collect();
@@ -291,10 +291,6 @@ impl<'a> Shelf<'a> {
     /// of the entry. `bases` are those of the upper that the user has then.
     fn step(&self, dir: &Path, mut record: Record, bases: &[Base]) -> Result<Option<Record>> {
         let (upper, other) = (self.storage.upperdirs.join(&self.user), dir.join(UPPER_NAME));
-        let inode = |path: &Path| match fs::symlink_metadata(path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            meta => meta.act("examine", path).map(|meta| Some(meta.ino())),
-        };
         let (old, new) = (inode(&upper)?, inode(&other)?);
         record.upper = old;
         record.bases = bases::of(&self.user)?;
@@ -439,7 +435,7 @@ impl Draft<'_> {
 
     /// What was put into the draft must be on the disk before anything depends on it.
     fn sync(&self) -> Result<()> {
-        if fs::symlink_metadata(self.upper()).is_err() {
+        if inode(&self.upper())?.is_none() {
             return Ok(());
         }
         syncfs(File::open(&self.dir).act("open", &self.dir)?).act("sync", &self.dir)
@@ -470,10 +466,7 @@ enum State {
 
 impl State {
     fn of(dir: &Path) -> Result<Self> {
-        let upper = match fs::symlink_metadata(dir.join(UPPER_NAME)) {
-            Err(e) if e.kind() == ErrorKind::NotFound => None,
-            meta => Some(meta.act("examine", dir)?.ino()),
-        };
+        let upper = inode(&dir.join(UPPER_NAME))?;
         let next = read(&dir.join(NEXT))?;
         if let (Some(next), Some(_)) = (next, upper) {
             if next.upper == upper {
@@ -484,7 +477,7 @@ impl State {
         match (read(&path)?, upper) {
             (Some(record), Some(_)) => Ok(Self::Whole(record)),
             // It came here by a rename, whole. Whatever became of it, what it is about is somebody's.
-            (None, Some(_)) if path.exists() => Err(Error::Unfit {
+            (None, Some(_)) if inode(&path)?.is_some() => Err(Error::Unfit {
                 path,
                 why: "is damaged, or of a newer ojail; mend it, or move what lies beside it away".into(),
             }),
@@ -563,10 +556,7 @@ pub fn owners(storage: &Storage) -> Result<Vec<Username>> {
 
 /// The names in a directory of ours, sorted; none if there is no such directory.
 fn list(dir: &Path) -> Result<Vec<String>> {
-    let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.act("list", dir)?,
-    };
+    let Some(entries) = fs::read_dir(dir).if_there().act("list", dir)? else { return Ok(Vec::new()) };
     let mut names = Vec::new();
     for entry in entries {
         names.extend(entry.act("list", dir)?.file_name().into_string());
@@ -577,10 +567,13 @@ fn list(dir: &Path) -> Result<Vec<String>> {
 
 /// A record; `None` if there is none, or one that was cut short while it was written, on which nothing depends yet.
 fn read(path: &Path) -> Result<Option<Record>> {
-    match fs::read(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        text => Ok(serde_json::from_slice(&text.act("read", path)?).ok()),
-    }
+    let text = fs::read(path).if_there().act("read", path)?;
+    Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
+}
+
+/// The inode number of what is there, if anything is.
+fn inode(path: &Path) -> Result<Option<u64>> {
+    Ok(fs::symlink_metadata(path).if_there().act("examine", path)?.map(|meta| meta.ino()))
 }
 
 fn write(path: &Path, record: &Record) -> Result<()> {
@@ -593,10 +586,7 @@ fn write(path: &Path, record: &Record) -> Result<()> {
 }
 
 fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed.act("remove", path),
-    }
+    fs::remove_file(path).if_there().act("remove", path).map(drop)
 }
 
 fn sync(dir: &Path) -> Result<()> {

@@ -5,7 +5,7 @@
 //! as well, and it is not known what its files were made on.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::Username;
 use crate::config::LayerName;
-use crate::error::{Act, Result};
+use crate::error::{Act, IfThere, Result};
 use crate::paths;
 use crate::runtime::private_dir;
 
@@ -35,11 +35,9 @@ const MOST: usize = 100;
 /// [`crate::Error::Act`] if it cannot be read.
 pub fn of(user: &Username) -> Result<Vec<Base>> {
     let path = path(user);
-    match fs::read(&path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        // What the power cut off is no note.
-        text => Ok(parse(&String::from_utf8_lossy(&text.act("read", &path)?))),
-    }
+    // What the power cut off is no note.
+    let text = fs::read(&path).if_there().act("read", &path)?.unwrap_or_default();
+    Ok(parse(&String::from_utf8_lossy(&text)))
 }
 
 /// Notes that the user's jail is being raised on these layers, topmost first. Cheap where nothing has changed.
@@ -62,10 +60,7 @@ pub fn note(user: &Username, layers: &[LayerName]) -> Result<()> {
 pub fn put(user: &Username, bases: &[Base]) -> Result<()> {
     let path = path(user);
     if bases.is_empty() {
-        return match fs::remove_file(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            removed => removed.act("remove", &path),
-        };
+        return fs::remove_file(&path).if_there().act("remove", &path).map(drop);
     }
     private_dir(&dir())?;
     let bases = &bases[bases.len().saturating_sub(MOST)..];
@@ -86,10 +81,7 @@ pub fn put(user: &Username, bases: &[Base]) -> Result<()> {
 /// [`crate::Error::Act`].
 pub fn all() -> Result<Vec<(Username, Vec<Base>)>> {
     let dir = dir();
-    let entries = match fs::read_dir(&dir) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.act("list", &dir)?,
-    };
+    let Some(entries) = fs::read_dir(&dir).if_there().act("list", &dir)? else { return Ok(Vec::new()) };
     let mut all = Vec::new();
     for entry in entries {
         let name = entry.act("list", &dir)?.file_name();

@@ -525,6 +525,24 @@ pub trait Act<T> {
     fn act(self, act: &'static str, what: impl What) -> Result<T>;
 }
 
+/// Tells that nothing is there from what went wrong: `fs::read_dir(dir).if_there().act("list", dir)?`.
+pub trait IfThere<T> {
+    /// `None`: there is nothing of this name.
+    ///
+    /// # Errors
+    /// Every other one: what cannot be looked at is not taken for absent.
+    fn if_there(self) -> io::Result<Option<T>>;
+}
+
+impl<T> IfThere<T> for io::Result<T> {
+    fn if_there(self) -> io::Result<Option<T>> {
+        match self {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            found => found.map(Some),
+        }
+    }
+}
+
 /// What an act can be done to.
 pub trait What {
     /// As it stands in the sentence.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::{self, Account, Username};
 use crate::config::Ids;
-use crate::error::{Act, Error, Result};
+use crate::error::{Act, Error, IfThere, Result};
 use crate::{paths, runtime};
 
 /// How many ids a jail has: 0–65535, what Debian's policy knows.
@@ -197,10 +197,7 @@ impl Registry {
         let _lock = runtime::lock_file(&self.lock)?;
         // The draft, too: a kill may have come before the record was one.
         for path in [self.draft(name), self.record(name)] {
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                removed => removed.act("remove", &path)?,
-            }
+            fs::remove_file(&path).if_there().act("remove", &path)?;
         }
         Ok(())
     }
@@ -406,9 +403,8 @@ impl Registry {
     ///
     /// A damaged record is an error: its range is unknown, so no other can be called free.
     fn pool(&self, user: Option<&Username>) -> Result<Vec<(String, Owner)>> {
-        let entries = match fs::read_dir(&self.users) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.act("list", &self.users)?,
+        let Some(entries) = fs::read_dir(&self.users).if_there().act("list", &self.users)? else {
+            return Ok(Vec::new());
         };
         let mut owners = Vec::new();
         for entry in entries {
@@ -521,10 +517,7 @@ struct Known {
 }
 
 fn read_owner(path: &Path) -> Result<Option<Owner>> {
-    let text = match fs::read_to_string(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        text => text.act("read", path)?,
-    };
+    let Some(text) = fs::read_to_string(path).if_there().act("read", path)? else { return Ok(None) };
     // The last byte that `keep` writes: without it the file was cut short, even if what is left would parse.
     let owner = if text.ends_with('\n') { toml::from_str(&text).ok() } else { None };
     owner.map(Some).ok_or_else(|| Error::Unfit {
@@ -553,10 +546,7 @@ fn subids(path: &Path, user: &Username, uid: u32) -> Result<Subids> {
 }
 
 fn read_subids(path: &Path) -> Result<String> {
-    match fs::read_to_string(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(String::new()),
-        text => text.act("read", path),
-    }
+    Ok(fs::read_to_string(path).if_there().act("read", path)?.unwrap_or_default())
 }
 
 /// One line of a file of the subuid(5) format.

@@ -11,7 +11,7 @@
 //! A file is called after its content, so nothing is ever overwritten, and what is there already is not written again.
 
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::account::Username;
 use crate::bases::Base;
 use crate::config::LayerName;
-use crate::error::{Act, Error, Result};
+use crate::error::{Act, Error, IfThere, Result};
 use crate::ids::Owner;
 use crate::layers::generations::Record;
 
@@ -126,10 +126,8 @@ impl Manifest {
     /// [`Error::Unfit`] if it is none of ours, or of a later version; [`Error::Act`].
     pub fn load(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(NAME);
-        match std::fs::read(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            text => Self::parse(&path, &text.act("read", &path)?).map(Some),
-        }
+        let text = std::fs::read(&path).if_there().act("read", &path)?;
+        text.map(|text| Self::parse(&path, &text)).transpose()
     }
 
     /// Reads the text of one.
@@ -235,10 +233,8 @@ pub fn roots_own(dir: &Path) -> Result<()> {
     let mut places = vec![(dir.to_owned(), top)];
     for name in ["layers", "uppers"] {
         let path = dir.join(name);
-        match std::fs::symlink_metadata(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            meta => places.push((path.clone(), meta.act("examine", &path)?)),
-        }
+        let meta = std::fs::symlink_metadata(&path).if_there().act("examine", &path)?;
+        places.extend(meta.map(|meta| (path, meta)));
     }
     for (path, meta) in places {
         let why = if !meta.is_dir() {

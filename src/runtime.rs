@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, StatxAttributes, StatxFlags, floc
 use serde::{Deserialize, Serialize};
 
 use crate::account::Username;
-use crate::error::{Act, Error, Result};
+use crate::error::{Act, Error, IfThere, Result};
 use crate::paths;
 
 /// How long a login waits for another act on the same jail.
@@ -95,7 +95,7 @@ impl Corner {
                 break;
             }
             // While this waited, the corner may have been removed ([`Corner::remove`]): then it is the lock of nothing.
-            let is = fs::symlink_metadata(&path).map(|meta| meta.ino()).ok();
+            let is = fs::symlink_metadata(&path).if_there().act("examine", &path)?.map(|meta| meta.ino());
             if is == Some(file.metadata().act("examine", &path)?.ino()) {
                 return Ok(file);
             }
@@ -158,10 +158,7 @@ impl Corner {
             }
             _ => private_dir(&porch)?,
         }
-        match fs::remove_file(self.door()) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            removed => removed.act("remove", &self.door()),
-        }
+        fs::remove_file(self.door()).if_there().act("remove", &self.door()).map(drop)
     }
 
     /// Where the jail is shown to the administrator, if it is: the overlay is mounted there, whether or not its jail still runs.
@@ -181,10 +178,7 @@ impl Corner {
     /// [`Error::Act`].
     pub fn place_of_view(&self) -> Result<Option<PathBuf>> {
         let file = self.dir.join("view");
-        let text = match fs::read_to_string(&file) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            text => text.act("read", &file)?,
-        };
+        let Some(text) = fs::read_to_string(&file).if_there().act("read", &file)? else { return Ok(None) };
         // Cut short, it was written by one who did not come to mount anything.
         Ok(text.strip_suffix('\n').map(PathBuf::from))
     }
@@ -213,10 +207,7 @@ impl Corner {
     /// [`Error::Act`].
     pub fn forget_view(&self) -> Result<()> {
         let file = self.dir.join("view");
-        match fs::remove_file(&file) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            removed => removed.act("remove", &file),
-        }
+        fs::remove_file(&file).if_there().act("remove", &file).map(drop)
     }
 
     /// Notes which layers the jail stands on that is about to be raised, by what they are, not where. The caller has the lock on all
@@ -244,10 +235,9 @@ impl Corner {
             return Ok(Ground::Nothing);
         }
         let file = self.dir.join("layers");
-        let text = match fs::read_to_string(&file) {
+        let Some(text) = fs::read_to_string(&file).if_there().act("read", &file)? else {
             // Raised by a version that took no note.
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Ground::Unknown),
-            text => text.act("read", &file)?,
+            return Ok(Ground::Unknown);
         };
         let numbers = |line: &str| {
             let (dev, ino) = line.split_once(' ')?;
@@ -268,10 +258,7 @@ impl Corner {
         fs::remove_dir(self.porch()).act("remove", &self.porch())?;
         for name in ["layers", "alive", "lock"] {
             let path = self.dir.join(name);
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() == ErrorKind::NotFound => {}
-                removed => removed.act("remove", &path)?,
-            }
+            fs::remove_file(&path).if_there().act("remove", &path)?;
         }
         // Whoever waited for the lock may be making it anew.
         let _ = fs::remove_dir(&self.dir);
@@ -290,10 +277,8 @@ impl Corner {
     /// [`Error::Act`]. `Ok(false)`: something is still there.
     pub fn gone(&self, patience: Duration) -> Result<bool> {
         let path = self.dir.join("alive");
-        match File::open(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(true),
-            file => wait(&file.act("open", &path)?, FlockOperation::NonBlockingLockExclusive, patience),
-        }
+        let Some(file) = File::open(&path).if_there().act("open", &path)? else { return Ok(true) };
+        wait(&file, FlockOperation::NonBlockingLockExclusive, patience)
     }
 }
 
@@ -362,10 +347,7 @@ pub(crate) const OVERLAY: i64 = 0x794c_7630;
 /// [`Error::Act`] if `/run/ojail` cannot be read.
 pub fn corners() -> Result<Vec<Corner>> {
     let dir = Path::new(paths::RUN).join("jails");
-    let entries = match fs::read_dir(&dir) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.act("list", &dir)?,
-    };
+    let Some(entries) = fs::read_dir(&dir).if_there().act("list", &dir)? else { return Ok(Vec::new()) };
     let mut corners = Vec::new();
     for entry in entries {
         let name = entry.act("list", &dir)?.file_name();
@@ -407,9 +389,10 @@ pub enum Tried {
 /// [`Error::Act`].
 pub fn try_lock(path: &Path) -> Result<Tried> {
     let mut options = File::options();
-    let file = match options.read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Tried::Missing),
-        file => file.act("open", path)?,
+    let Some(file) =
+        options.read(true).custom_flags(libc::O_NOFOLLOW).open(path).if_there().act("open", path)?
+    else {
+        return Ok(Tried::Missing);
     };
     if !wait(&file, FlockOperation::NonBlockingLockExclusive, Duration::ZERO)? {
         return Ok(Tried::Busy);
@@ -436,12 +419,12 @@ fn patient(file: &File, how: FlockOperation, path: &Path) -> Result<()> {
 /// # Errors
 /// [`Error::Unfit`] if it exists and is open to others, or belongs to somebody else.
 pub fn private_dir(path: &Path) -> Result<()> {
-    let meta = match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => {
+    let meta = match fs::symlink_metadata(path).if_there().act("examine", path)? {
+        Some(meta) => meta,
+        None => {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(path).act("create", path)?;
             fs::symlink_metadata(path).act("examine", path)?
         }
-        meta => meta.act("examine", path)?,
     };
     let why = if !meta.is_dir() {
         "is not a directory".to_owned()

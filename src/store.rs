@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::Username;
 use crate::config::Storage;
-use crate::error::{Act, Error, Result};
+use crate::error::{Act, Error, IfThere, Result};
 use crate::runtime::private_dir;
 
 /// Where a user's upper and work directory are: two paths below one base, which is cloned as one mount, because
@@ -170,10 +170,7 @@ pub fn others(storage: &Storage, user: &Username) -> Result<Vec<PathBuf>> {
     let (anybody, own) = (String::new(), format!("{user}@"));
     let places = [(storage.asidedirs.join(user), &anybody), (trash, &own), (throw_away(storage), &anybody)];
     for (dir, whose) in places {
-        let entries = match fs::read_dir(&dir) {
-            Err(e) if e.kind() == ErrorKind::NotFound => continue,
-            entries => entries.act("list", &dir)?,
-        };
+        let Some(entries) = fs::read_dir(&dir).if_there().act("list", &dir)? else { continue };
         for entry in entries {
             let entry = entry.act("list", &dir)?;
             if entry.file_name().to_string_lossy().starts_with(whose) {
@@ -189,9 +186,8 @@ pub fn others(storage: &Storage, user: &Username) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// [`Error::Act`] if the directory cannot be read.
 pub fn owners(storage: &Storage) -> Result<Vec<Username>> {
-    let entries = match fs::read_dir(&storage.upperdirs) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.act("list", &storage.upperdirs)?,
+    let Some(entries) = fs::read_dir(&storage.upperdirs).if_there().act("list", &storage.upperdirs)? else {
+        return Ok(Vec::new());
     };
     let mut owners = Vec::new();
     for entry in entries {
@@ -210,14 +206,13 @@ pub fn no_links(path: &Path) -> Result<()> {
     let mut sofar = PathBuf::new();
     for part in path.components() {
         sofar.push(part);
-        match fs::symlink_metadata(&sofar) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-            meta if meta.as_ref().is_ok_and(fs::Metadata::is_symlink) => {
-                let why = "is a symbolic link; name the real path in the configuration".into();
-                return Err(Error::Unfit { path: sofar, why });
-            }
-            meta => meta.act("examine", &sofar)?,
+        let Some(meta) = fs::symlink_metadata(&sofar).if_there().act("examine", &sofar)? else {
+            return Ok(());
         };
+        if meta.is_symlink() {
+            let why = "is a symbolic link; name the real path in the configuration".into();
+            return Err(Error::Unfit { path: sofar, why });
+        }
     }
     Ok(())
 }
@@ -230,10 +225,7 @@ pub fn no_links(path: &Path) -> Result<()> {
 pub fn roots_own_way(path: &Path) -> Result<()> {
     no_links(path)?;
     for part in path.ancestors().skip(1) {
-        let meta = match fs::symlink_metadata(part) {
-            Err(e) if e.kind() == ErrorKind::NotFound => continue,
-            meta => meta.act("examine", part)?,
-        };
+        let Some(meta) = fs::symlink_metadata(part).if_there().act("examine", part)? else { continue };
         let mode = meta.mode();
         // In a sticky directory of root's, only root renames what is root's.
         let mend = if meta.uid() != 0 {

@@ -69,7 +69,7 @@ pub(super) fn run(backup: &Backup) -> Result<ExitCode> {
             needed += part.size;
             missing.push((layer, part.clone()));
         }
-        let record = generations::record_of(&config.storage, layer);
+        let record = generations::record_of(&config.storage, layer)?;
         manifest.layers.push(manifest::Layer {
             name: layer.name.to_string(),
             image: ending(layer),

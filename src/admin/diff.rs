@@ -17,7 +17,7 @@ use super::{configuration, jailed, username};
 use crate::account::{self, Username};
 use crate::changes::{self, Change, Differences, Entry, Kind, Sum, What, shown};
 use crate::config::{Config, Profile};
-use crate::error::{Act, Error, Result};
+use crate::error::{Act, Error, IfThere, Result};
 use crate::lower::{self, Lower};
 use crate::{layers, store};
 
@@ -55,10 +55,7 @@ fn tell(arguments: &Diff) -> Result<()> {
     let config = configuration()?;
     store::look(&config.storage)?;
     let upper = config.storage.upperdirs.join(&user);
-    let upper = match fs::symlink_metadata(&upper) {
-        Err(e) if e.kind() == ErrorKind::NotFound => None,
-        meta => meta.act("examine", &upper).map(|_| Some(upper))?,
-    };
+    let upper = fs::symlink_metadata(&upper).if_there().act("examine", &upper)?.map(|_| upper);
     let profile = profile(&config, &user, arguments.profile.as_deref(), upper.is_some())?;
     let lower = Lower::of(&layers::resolve(&config.storage, &profile.layers)?)?;
     let upper = upper.map(|upper| lower::view(&upper)).transpose()?;

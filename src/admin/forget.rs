@@ -3,6 +3,7 @@
 //! After a kill, the next `forget` goes on where this one stopped: each step finds what is left to do.
 
 use std::ffi::CString;
+use std::fs;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
@@ -12,7 +13,7 @@ use super::{configuration, farewell, jailed, say, stop, username};
 use crate::account::{self, Username};
 use crate::aside::{Record, Shelf, Why};
 use crate::config::Config;
-use crate::error::{Act, Error, Result};
+use crate::error::{Act, Error, IfThere, Result};
 use crate::ids::Registry;
 use crate::log::{Level, Log};
 use crate::runtime::Corner;
@@ -106,10 +107,11 @@ fn is_gone(config: &Config, user: &Username) -> Result<()> {
 /// Removes overlayfs' work directory. Returns whether there was one.
 fn remove_work(config: &Config, user: &Username) -> Result<bool> {
     let dirs = &config.storage.workdirs;
-    if std::fs::symlink_metadata(dirs.join(user)).is_err() {
+    let path = dirs.join(user);
+    if fs::symlink_metadata(&path).if_there().act("examine", &path)?.is_none() {
         return Ok(false);
     }
-    store::roots_own_way(&dirs.join(user))?;
+    store::roots_own_way(&path)?;
     let name = CString::new(user.as_str()).map_err(std::io::Error::other).act("name", user.as_str())?;
     walk::remove(walk::open(dirs)?.as_fd(), &name, None)
 }

@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,7 +20,7 @@ use crate::account::{self, Username};
 use crate::archive::{self, Digesting};
 use crate::aside::{self, Shelf};
 use crate::config::{Config, LayerName};
-use crate::error::{Act, Error, Result};
+use crate::error::{Act, Error, IfThere, Result};
 use crate::ids::Registry;
 use crate::layers;
 use crate::layers::generations::{self, Form, How, Made, Record, Workshop};
@@ -89,10 +89,7 @@ impl Stage {
     }
 
     fn clear(&self) -> Result<()> {
-        match fs::remove_dir_all(&self.0) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            removed => removed.act("remove", &self.0),
-        }
+        fs::remove_dir_all(&self.0).if_there().act("remove", &self.0).map(drop)
     }
 
     /// Reads standard input to its end. Only what a backup can have is taken.
@@ -289,11 +286,15 @@ fn is_generation(there: &layers::Layer, layer: &manifest::Layer, bar: &ProgressB
 /// The layer of this name, if there is one.
 fn there(config: &Config, name: &str) -> Result<Option<layers::Layer>> {
     let name = layer_name(name)?;
-    // A link may lead nowhere: then there is none.
-    let target = layers::links(&config.storage, std::slice::from_ref(&name)).pop().flatten();
-    let leads_nowhere = |target: PathBuf| !config.storage.lowerdirs.join(target).exists();
-    if !layers::exists(&config.storage, &name)? || target.is_some_and(leads_nowhere) {
+    if !layers::exists(&config.storage, &name)? {
         return Ok(None);
+    }
+    if let Some(target) = layers::target(&config.storage, name.as_str())? {
+        let path = config.storage.lowerdirs.join(target);
+        // A link may lead nowhere: then there is none.
+        if fs::symlink_metadata(&path).if_there().act("examine", &path)?.is_none() {
+            return Ok(None);
+        }
     }
     Ok(layers::resolve(&config.storage, &[name])?.pop())
 }
@@ -329,7 +330,7 @@ fn put_layer(
     }
     syncfs(File::open(&new).act("open", &new)?).act("sync", &new)?;
     let name = layer_name(&layer.name)?;
-    if fs::read_link(lowerdirs.join(name.as_str())).is_ok() {
+    if layers::target(&config.storage, name.as_str())?.is_some() {
         // It has generations, and gets one more: what it was is an earlier one then, to which `ojail layer rollback` goes back.
         let made = Made { how: How::Restore, command: Vec::new(), from: Vec::new() };
         let workshop = Workshop::open(&config.storage)?;
@@ -429,12 +430,8 @@ fn rest<T: Read>(mut content: Digesting<T>) -> Result<(String, u64)> {
 }
 
 fn clear(new: &Path) -> Result<()> {
-    let removed = match fs::symlink_metadata(new) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(new),
-        _ => fs::remove_file(new),
-    };
-    removed.act("remove", new)
+    let Some(meta) = fs::symlink_metadata(new).if_there().act("examine", new)? else { return Ok(()) };
+    if meta.is_dir() { fs::remove_dir_all(new) } else { fs::remove_file(new) }.act("remove", new)
 }
 
 fn put_user(

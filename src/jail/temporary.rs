@@ -22,7 +22,7 @@ use super::plan::{self, Plan, Who};
 use super::{confine, end, start};
 use crate::account::{Account, Groups, Username};
 use crate::config::{Config, Home, Profile, Storage};
-use crate::error::{Act, Error, Result};
+use crate::error::{Act, Error, IfThere, Result};
 use crate::ids::{self, Registry};
 use crate::log::{Level, Log};
 use crate::runtime::{self, Corner, Layers, Tried, private_dir};
@@ -282,10 +282,7 @@ pub fn sweep(storage: &Storage) {
 /// [`Error::Act`].
 pub fn corners() -> Result<Vec<Corner>> {
     let dir = runtime::runs();
-    let entries = match fs::read_dir(&dir) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.act("list", &dir)?,
-    };
+    let Some(entries) = fs::read_dir(&dir).if_there().act("list", &dir)? else { return Ok(Vec::new()) };
     let nobody = Username::parse(NOBODY.0)?;
     let mut corners = Vec::new();
     for entry in entries {
@@ -316,7 +313,7 @@ fn left_over(storage: &Storage) -> Vec<String> {
 fn clear(name: &Name, storage: &Storage) -> Result<()> {
     let above = store::throw_away(storage);
     let base = above.join(&name.text);
-    if fs::symlink_metadata(&base).is_ok() {
+    if fs::symlink_metadata(&base).if_there().act("examine", &base)?.is_some() {
         quota::forget(&base.join("upper"));
         let dir = walk::open(&above)?;
         let text = CString::new(name.text.as_str()).map_err(std::io::Error::from).act("name", &base)?;
@@ -329,8 +326,5 @@ fn clear(name: &Name, storage: &Storage) -> Result<()> {
     }
     registry.give_back(&lent)?;
     let corner = runtime::runs().join(&name.text);
-    match fs::remove_dir_all(&corner) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed.act("remove", &corner),
-    }
+    fs::remove_dir_all(&corner).if_there().act("remove", &corner).map(drop)
 }

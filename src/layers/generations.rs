@@ -21,12 +21,12 @@ use rustix::fs::{CWD, RenameFlags, renameat_with, syncfs};
 use rustix::mount::{UnmountFlags, unmount as unmount_at};
 use serde::{Deserialize, Serialize};
 
-use super::{Format, IMAGES, Layer, images_lock, is_mounted, mount_point, parse, stored};
+use super::{Format, IMAGES, Layer, images_lock, is_mounted, mount_point, parse, stored, target};
 use crate::archive::Digesting;
 use crate::bases;
 use crate::config::{Config, GENERATION, LayerName, Storage};
 use crate::conflicts;
-use crate::error::{Act, Error, Result};
+use crate::error::{Act, Error, IfThere, Result};
 use crate::jail::temporary;
 use crate::runtime::{self, Corner, Ground, Layers, Tried, private_dir, try_lock};
 use crate::store;
@@ -142,6 +142,11 @@ impl Generation {
         let generation = self.name.generation().map(str::to_owned);
         Some(Layer { name: self.name.clone(), generation, path: form.path.clone(), image: form.image })
     }
+
+    /// Where its forms are.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.forms.iter().map(|form| &*form.path)
+    }
 }
 
 /// Every generation of every layer, by name, the newest of each first. What somebody made by hand has none.
@@ -170,15 +175,23 @@ pub fn all(storage: &Storage) -> Result<Vec<Generation>> {
         let generation = &mut found[number];
         if record.is_some() {
             let path = storage.lowerdirs.join(&file);
-            generation.record = read(&path);
-            generation.written = fs::metadata(&path).map_or((0, 0), |meta| (meta.mtime(), meta.mtime_nsec()));
-        } else if let Ok(Some(layer)) = stored(storage, &name, &name, image) {
-            generation.forms.push(Form { path: layer.path, image: layer.image });
+            generation.record = read(&path)?;
+            let meta = fs::metadata(&path).if_there().act("examine", &path)?;
+            generation.written = meta.map_or((0, 0), |meta| (meta.mtime(), meta.mtime_nsec()));
+        } else {
+            match stored(storage, &name, &name, image) {
+                Ok(layer) => {
+                    let form = layer.map(|layer| Form { path: layer.path, image: layer.image });
+                    generation.forms.extend(form);
+                }
+                // What cannot be used is none.
+                Err(Error::Layer { .. }) => {}
+                Err(e) => return Err(e),
+            }
         }
     }
     for generation in &mut found {
-        let link = storage.lowerdirs.join(generation.name.name());
-        let target = fs::read_link(link).ok().map(|target| storage.lowerdirs.join(target));
+        let target = target(storage, generation.name.name())?.map(|target| storage.lowerdirs.join(target));
         let named = |form: &Form| target.as_ref() == Some(&form.path);
         generation.current = generation.forms.iter().any(named);
         generation.forms.sort_by_key(|form| (!named(form), form.image.map(Format::name)));
@@ -225,25 +238,33 @@ pub fn one(storage: &Storage, name: &LayerName) -> Result<Generation> {
     found.ok_or_else(|| Error::Layer { name: name.to_string(), why: why() })
 }
 
+/// The generation to which the link of a layer leads.
+fn pointed_to(storage: &Storage, name: &str) -> Result<Option<LayerName>> {
+    let target = target(storage, name)?;
+    Ok(target.and_then(|target| parse(target.to_str()?)).map(|(generation, _)| generation))
+}
+
 /// The record of a generation, if there is a good one.
-fn read(path: &Path) -> Option<Record> {
-    let record: Record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-    (record.format == FORMAT).then_some(record)
+fn read(path: &Path) -> Result<Option<Record>> {
+    let text = fs::read(path).if_there().act("read", path)?;
+    let record: Option<Record> = text.and_then(|text| serde_json::from_slice(&text).ok());
+    Ok(record.filter(|record| record.format == FORMAT))
 }
 
 /// What is known of the generation that a layer is; `None` if it has none, or no good record.
-#[must_use]
-pub fn record_of(storage: &Storage, layer: &Layer) -> Option<Record> {
-    layer.generation.as_ref()?;
+///
+/// # Errors
+/// [`Error::Act`] if that cannot be told.
+pub fn record_of(storage: &Storage, layer: &Layer) -> Result<Option<Record>> {
+    if layer.generation.is_none() {
+        return Ok(None);
+    }
     read(&storage.lowerdirs.join(format!("{}.json", layer.full())))
 }
 
 /// Names in a directory that are text; none if it is not there.
 fn files(dir: &Path) -> Result<Vec<String>> {
-    let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.act("list", dir)?,
-    };
+    let Some(entries) = fs::read_dir(dir).if_there().act("list", dir)? else { return Ok(Vec::new()) };
     let mut files = Vec::new();
     for entry in entries {
         files.extend(entry.act("list", dir)?.file_name().into_string().ok());
@@ -283,19 +304,25 @@ pub fn in_use() -> Result<Vec<Standing>> {
     Ok(used)
 }
 
-/// The jails that stand on this directory or image, for people: users, and temporary jails by number.
-#[must_use]
-pub fn users_of(used: &[Standing], path: &Path) -> Vec<String> {
-    let Ok(meta) = fs::symlink_metadata(path) else { return Vec::new() };
-    let stands = used.iter().filter(|(_, ground)| match ground {
-        Ground::Layers(layers) => layers.contains(&(meta.dev(), meta.ino())),
-        // Rather one too many than a layer taken from under a jail.
-        Ground::Unknown => true,
-        Ground::Nothing => false,
-    });
-    stands
-        .map(|(corner, _)| corner.run().map_or_else(|| corner.user().to_string(), |run| format!("run {run}")))
-        .collect()
+/// The jails that stand on any of these directories and images, for people: users, and temporary jails by number.
+///
+/// # Errors
+/// [`Error::Act`] if that cannot be told.
+pub fn users_of<'a>(used: &[Standing], paths: impl IntoIterator<Item = &'a Path>) -> Result<Vec<String>> {
+    let mut users = Vec::new();
+    for path in paths {
+        let Some(meta) = fs::symlink_metadata(path).if_there().act("examine", path)? else { continue };
+        let stands = used.iter().filter(|(_, ground)| match ground {
+            Ground::Layers(layers) => layers.contains(&(meta.dev(), meta.ino())),
+            // Rather one too many than a layer taken from under a jail.
+            Ground::Unknown => true,
+            Ground::Nothing => false,
+        });
+        users.extend(stands.map(|(corner, _)| {
+            corner.run().map_or_else(|| corner.user().to_string(), |run| format!("run {run}"))
+        }));
+    }
+    Ok(users)
 }
 
 /// The profiles of which this is a layer: by the link if it is current, or because they name the generation.
@@ -389,12 +416,13 @@ pub fn old(config: &Config, name: Option<&LayerName>, keep: usize) -> Result<Vec
         None => all(&config.storage)?,
     };
     let used = in_use()?;
-    let free = |form: &Form| users_of(&used, &form.path).is_empty();
+    let free = |form: &Form| Ok::<_, Error>(users_of(&used, [&*form.path])?.is_empty());
     let mut bases: Vec<LayerName> = Vec::new();
     for (user, noted) in bases::all()? {
         // What packages were installed on is needed as long as they are there.
         let path = config.storage.upperdirs.join(&user);
-        let all = path.exists() && conflicts::has_database(walk::open(&path)?.as_fd())?;
+        let upper = fs::symlink_metadata(&path).if_there().act("examine", &path)?;
+        let all = upper.is_some() && conflicts::has_database(walk::open(&path)?.as_fd())?;
         let number = if all { noted.len() } else { 1 };
         bases.extend(noted.into_iter().rev().take(number).flat_map(|base| base.layers));
     }
@@ -403,13 +431,21 @@ pub fn old(config: &Config, name: Option<&LayerName>, keep: usize) -> Result<Vec
     for layer in generations.chunk_by(|a, b| a.name.name() == b.name.name()) {
         let Some(now) = layer.iter().position(|generation| generation.current) else { continue };
         for (number, generation) in layer.iter().enumerate() {
+            let mut forms = Vec::new();
+            for form in &generation.forms {
+                forms.push((form, free(form)?));
+            }
             let stays = number <= now + keep
                 || !profiles_of(config, generation).is_empty()
                 || bases.contains(&generation.name)
-                || !generation.forms.iter().all(free);
+                || !forms.iter().all(|(_, free)| *free);
             let first = if stays { 1 } else { 0 };
-            let forms: Vec<Form> =
-                generation.forms.iter().skip(first).filter(|form| free(form)).cloned().collect();
+            let forms: Vec<Form> = forms
+                .into_iter()
+                .skip(first)
+                .filter(|(_, free)| *free)
+                .map(|(form, _)| form.clone())
+                .collect();
             if !forms.is_empty() || !stays {
                 old.push(Old { generation: generation.clone(), forms });
             }
@@ -574,6 +610,8 @@ impl<'a> Workshop<'a> {
             true => record.clone(),
             false => Made { how: How::Restore, command: Vec::new(), from: Vec::new() }.record(&digest, size),
         };
+        // Looked for before anything changes.
+        let by_hand = if name.generation().is_none() { self.by_hand(name)? } else { None };
         let own = self.keep_record(name, record)?;
         let mut aside = Vec::new();
         let ending = from.image.map(|format| format!(".{}", format.name())).unwrap_or_default();
@@ -595,10 +633,6 @@ impl<'a> Workshop<'a> {
             }
         };
         if name.generation().is_none() {
-            let by_hand = super::resolve(self.storage, std::slice::from_ref(name))
-                .ok()
-                .and_then(|mut layers| layers.pop())
-                .filter(|layer| layer.generation.is_none());
             match by_hand {
                 Some(layer) if layer.image.is_none() => {
                     let link = self.place("link");
@@ -671,10 +705,26 @@ impl<'a> Workshop<'a> {
     fn finish_form(&self, generation: &LayerName, from: &Path, file: &str) -> Result<()> {
         let _lock = runtime::layers(Layers::Change)?;
         let to = self.storage.lowerdirs.join(file);
+        let old = fs::symlink_metadata(&to).if_there().act("examine", &to)?;
+        let is_current = self.is_current(generation)?;
         // An image of this name is of the same content, or damaged. A directory is in the way.
         fs::rename(from, &to).act("put in place", &to)?;
-        sync(&self.storage.lowerdirs)?;
-        self.point_if_current(generation, file)
+        let pointed = sync(&self.storage.lowerdirs)
+            .and_then(|()| if is_current { self.point(generation, file) } else { Ok(()) });
+        if pointed.is_err() && old.is_none() {
+            // It would stay as a form that nobody asked for.
+            let _ = renameat_with(CWD, &to, CWD, from, RenameFlags::NOREPLACE);
+        }
+        pointed
+    }
+
+    /// What somebody made by hand and called so; `None`: nothing, or nothing that can be used.
+    fn by_hand(&self, name: &LayerName) -> Result<Option<Layer>> {
+        match super::resolve(self.storage, std::slice::from_ref(name)) {
+            Ok(mut layers) => Ok(layers.pop().filter(|layer| layer.generation.is_none())),
+            Err(Error::Layer { .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// Lets the layer be this form of the generation, if the layer is this generation.
@@ -684,15 +734,12 @@ impl<'a> Workshop<'a> {
     pub(super) fn take(&self, generation: &LayerName, form: &Form) -> Result<()> {
         let _lock = runtime::layers(Layers::Change)?;
         let file = form.path.file_name().unwrap_or_default().to_string_lossy();
-        self.point_if_current(generation, &file)
+        if self.is_current(generation)? { self.point(generation, &file) } else { Ok(()) }
     }
 
-    /// The caller has the lock.
-    fn point_if_current(&self, generation: &LayerName, file: &str) -> Result<()> {
-        let link = self.storage.lowerdirs.join(generation.name());
-        let current =
-            fs::read_link(&link).ok().and_then(|target| parse(target.to_str()?)).map(|(name, _)| name);
-        if current.as_ref() == Some(generation) { self.point(generation, file) } else { Ok(()) }
+    /// Whether the layer is this generation. The caller has the lock.
+    fn is_current(&self, generation: &LayerName) -> Result<bool> {
+        Ok(pointed_to(self.storage, generation.name())?.as_ref() == Some(generation))
     }
 
     /// The storage that it works for.
@@ -705,11 +752,11 @@ impl<'a> Workshop<'a> {
         self.lock.try_clone().act("copy", "a lock")
     }
 
-    /// Takes over a layer that somebody made by hand, where it lies. Jails that run on it are not disturbed.
+    /// Takes over a layer that somebody made by hand, where it lies. Jails that run on it are not disturbed. Returns its first generation.
     ///
     /// # Errors
     /// [`Error::Layer`], [`Error::Act`]; it is as it was then.
-    pub fn adopt(&self, name: &LayerName, made: Made, progress: &ProgressBar) -> Result<Generation> {
+    pub fn adopt(&self, name: &LayerName, made: Made, progress: &ProgressBar) -> Result<LayerName> {
         let layer = super::resolve(self.storage, std::slice::from_ref(name))?.remove(0);
         if layer.generation.is_some() {
             let why = "it has generations already; `ojail layer list` shows them".into();
@@ -776,7 +823,7 @@ impl<'a> Workshop<'a> {
                 let _ = fs::remove_file(&layer.path);
             }
         }
-        one(self.storage, &generation)
+        Ok(generation)
     }
 
     /// Makes the layer this generation: one rename.
@@ -804,7 +851,7 @@ impl<'a> Workshop<'a> {
         }
         {
             let _lock = runtime::layers(Layers::Change)?;
-            let users = users_of(&in_use()?, &form.path);
+            let users = users_of(&in_use()?, [&*form.path])?;
             if !users.is_empty() {
                 let why = format!("in use by {}; `ojail stop` ends a jail", users.join(", "));
                 return Err(Error::Layer { name: generation.name.to_string(), why });
@@ -812,28 +859,24 @@ impl<'a> Workshop<'a> {
             if form.image.is_some() {
                 unmount(generation.name.name(), &form.path)?;
             }
-            let link = self.storage.lowerdirs.join(generation.name.name());
             let forms = self.forms(&generation.name)?;
             let file = form.path.file_name().unwrap_or_default();
             let other = forms.iter().find(|other| file != other.as_str());
-            match (fs::read_link(&link), other) {
-                // The layer stays what it is, in its other form.
-                (Ok(target), Some(other)) if target == Path::new(file) => {
-                    self.point(&generation.name, other)?
+            if target(self.storage, generation.name.name())?.as_deref() == Some(Path::new(file)) {
+                match other {
+                    // The layer stays what it is, in its other form.
+                    Some(other) => self.point(&generation.name, other)?,
+                    None => {
+                        let link = self.storage.lowerdirs.join(generation.name.name());
+                        fs::remove_file(&link).act("remove", &link)?;
+                    }
                 }
-                (Ok(target), None) if target == Path::new(file) => {
-                    fs::remove_file(&link).act("remove", &link)?
-                }
-                _ => {}
             }
             renameat_with(CWD, &form.path, CWD, &gone, RenameFlags::empty())
                 .map_err(|e| renamed(e, &form.path))?;
             if other.is_none() {
                 let record = self.storage.lowerdirs.join(format!("{}.json", generation.name));
-                match fs::remove_file(&record) {
-                    Err(e) if e.kind() == ErrorKind::NotFound => {}
-                    removed => removed.act("remove", &record)?,
-                }
+                fs::remove_file(&record).if_there().act("remove", &record)?;
             }
             sync(&self.storage.lowerdirs)?;
         }
@@ -850,7 +893,7 @@ impl<'a> Workshop<'a> {
     fn keep_record(&self, name: &LayerName, record: Record) -> Result<LayerName> {
         let generation = generation(name, &record.digest);
         let path = self.storage.lowerdirs.join(format!("{generation}.json"));
-        if let Some(other) = read(&path) {
+        if let Some(other) = read(&path)? {
             if other.digest == record.digest {
                 return Ok(generation);
             }
@@ -872,14 +915,14 @@ impl<'a> Workshop<'a> {
 
     /// The files of a generation that are there, the one that the layer's link names first.
     fn forms(&self, generation: &LayerName) -> Result<Vec<String>> {
-        let link = self.storage.lowerdirs.join(generation.name());
-        let target = fs::read_link(link).ok();
+        let target = target(self.storage, generation.name())?;
         let mut forms = Vec::new();
         for ending in std::iter::once(None).chain(IMAGES.iter().map(|(ending, _)| Some(*ending))) {
             let file =
                 ending.map_or_else(|| generation.to_string(), |ending| format!("{generation}.{ending}"));
-            let meta = fs::symlink_metadata(self.storage.lowerdirs.join(&file));
-            if meta.is_ok_and(|meta| if ending.is_none() { meta.is_dir() } else { meta.is_file() }) {
+            let path = self.storage.lowerdirs.join(&file);
+            let meta = fs::symlink_metadata(&path).if_there().act("examine", &path)?;
+            if meta.is_some_and(|meta| if ending.is_none() { meta.is_dir() } else { meta.is_file() }) {
                 forms.push(file);
             }
         }
@@ -891,10 +934,7 @@ impl<'a> Workshop<'a> {
     fn point(&self, generation: &LayerName, file: &str) -> Result<()> {
         let lowerdirs = &self.storage.lowerdirs;
         let link = lowerdirs.join(generation.name());
-        let old = match fs::read_link(&link) {
-            Err(e) if e.kind() == ErrorKind::NotFound => None,
-            target => Some(target.act("read", &link)?),
-        };
+        let old = fs::read_link(&link).if_there().act("read", &link)?;
         // Opened before: behind the rename nothing may fail that can fail here.
         let dir = File::open(lowerdirs).act("open", lowerdirs)?;
         self.link(Path::new(file), &link)?;
@@ -914,10 +954,7 @@ impl<'a> Workshop<'a> {
     /// Puts a link in place, over one that is there.
     fn link(&self, target: &Path, link: &Path) -> Result<()> {
         let new = self.place("link");
-        match fs::remove_file(&new) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            removed => removed.act("remove", &new)?,
-        }
+        fs::remove_file(&new).if_there().act("remove", &new)?;
         symlink(target, &new).act("create", &new)?;
         fs::rename(&new, link).act("put in place", link)
     }
@@ -968,20 +1005,20 @@ pub fn clear(storage: &Storage) -> Result<()> {
     let _lock = runtime::layers(Layers::Change)?;
     let mut files = files(&storage.lowerdirs)?;
     let path = |file: &String| storage.lowerdirs.join(file);
-    let itself = |file: &String| fs::read_link(path(file)).is_ok_and(|target| target == Path::new(file));
-    // What was about to change places with a layer that a restore sets aside.
-    let half_aside = |file: &String| {
-        let target = fs::read_link(path(file)).ok().and_then(|target| parse(target.to_str()?));
-        let of = target.and_then(|(name, _)| file.strip_prefix(name.name()).map(str::to_owned));
-        of.is_some_and(|time| time.starts_with("-2") && time.contains('T') && time.contains('Z'))
-    };
-    for file in files.iter().filter(|file| itself(file) || half_aside(file)) {
-        fs::remove_file(path(file)).act("remove", path(file).as_path())?;
+    let mut gone = Vec::new();
+    for file in &files {
+        let Some(target) = target(storage, file)? else { continue };
+        // What was about to change places with a layer that a restore sets aside.
+        let of = target.to_str().and_then(parse).and_then(|(name, _)| file.strip_prefix(name.name()));
+        let half_aside =
+            of.is_some_and(|time| time.starts_with("-2") && time.contains('T') && time.contains('Z'));
+        if target == Path::new(file) || half_aside {
+            fs::remove_file(path(file)).act("remove", path(file).as_path())?;
+            gone.push(file.clone());
+        }
     }
-    // Not taken for content below. What cannot be examined is there: its record must not go.
-    let is_gone =
-        |file: &String| fs::symlink_metadata(path(file)).is_err_and(|e| e.kind() == ErrorKind::NotFound);
-    files.retain(|file| !is_gone(file));
+    // Not taken for content below.
+    files.retain(|file| !gone.contains(file));
     for file in &files {
         let of_nothing = match file.strip_suffix(".json").map(LayerName::parse) {
             Some(Ok(name)) if name.generation().is_some() => {
@@ -989,7 +1026,7 @@ pub fn clear(storage: &Storage) -> Result<()> {
             }
             _ => false,
         };
-        if of_nothing || is_second_name(storage, file) {
+        if of_nothing || is_second_name(storage, file)? {
             fs::remove_file(path(file)).act("remove", path(file).as_path())?;
         }
     }
@@ -998,12 +1035,13 @@ pub fn clear(storage: &Storage) -> Result<()> {
 
 /// Takes what a killed maker has put beside the layers into its workshop again, if no layer is that and no jail stands on it.
 fn take_back(storage: &Storage, workshop: &Path) -> Result<()> {
-    let Ok(file) = fs::read_to_string(workshop.join(PUT)) else { return Ok(()) };
+    let note = workshop.join(PUT);
+    let Some(file) = fs::read_to_string(&note).if_there().act("read", &note)? else { return Ok(()) };
     let Some((generation, _)) = parse(&file) else { return Ok(()) };
-    let (path, link) = (storage.lowerdirs.join(&file), storage.lowerdirs.join(generation.name()));
+    let path = storage.lowerdirs.join(&file);
     let _lock = runtime::layers(Layers::Change)?;
-    let target = fs::read_link(link).ok().and_then(|target| parse(target.to_str()?));
-    if target.is_some_and(|(is, _)| is == generation) || !users_of(&in_use()?, &path).is_empty() {
+    let is_current = pointed_to(storage, generation.name())?.as_ref() == Some(&generation);
+    if is_current || !users_of(&in_use()?, [&*path])?.is_empty() {
         return Ok(());
     }
     match renameat_with(CWD, &path, CWD, workshop.join("unfinished"), RenameFlags::NOREPLACE) {
@@ -1013,15 +1051,18 @@ fn take_back(storage: &Storage, workshop: &Path) -> Result<()> {
 }
 
 /// Whether this image lies there once more, as the generation that its layer is.
-fn is_second_name(storage: &Storage, file: &str) -> bool {
-    let Some((name, ending)) = file.rsplit_once('.') else { return false };
+fn is_second_name(storage: &Storage, file: &str) -> Result<bool> {
+    let Some((name, ending)) = file.rsplit_once('.') else { return Ok(false) };
     if parse(file).is_some() || !IMAGES.iter().any(|(known, _)| *known == ending) {
-        return false;
+        return Ok(false);
     }
-    let Ok(target) = fs::read_link(storage.lowerdirs.join(name)) else { return false };
-    let identity = |path: PathBuf| fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()));
-    let (own, other) = (identity(storage.lowerdirs.join(file)), identity(storage.lowerdirs.join(target)));
-    own.is_ok_and(|own| other.is_ok_and(|other| own == other))
+    let Some(target) = target(storage, name)? else { return Ok(false) };
+    let identity = |path: PathBuf| {
+        let meta = fs::symlink_metadata(&path).if_there().act("examine", &path)?;
+        Ok::<_, Error>(meta.map(|meta| (meta.dev(), meta.ino())))
+    };
+    let own = identity(storage.lowerdirs.join(file))?;
+    Ok(own.is_some() && own == identity(storage.lowerdirs.join(target))?)
 }
 
 /// Takes away what a killed maker had mounted in its workshop.

@@ -31,7 +31,7 @@ use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{GENERATION, LayerName, Storage};
-use crate::error::{Act, Error, Result};
+use crate::error::{Act, Error, IfThere, Result};
 use crate::{paths, runtime, store};
 
 /// Where a layer comes from.
@@ -88,14 +88,26 @@ pub fn links(storage: &Storage, names: &[LayerName]) -> Vec<Option<PathBuf>> {
     names.iter().map(|name| fs::read_link(storage.lowerdirs.join(name.as_str())).ok()).collect()
 }
 
+/// Where the link of this name leads; `None`: there is none, or what is there is no link.
+///
+/// # Errors
+/// [`Error::Act`] if that cannot be told.
+pub fn target(storage: &Storage, name: &str) -> Result<Option<PathBuf>> {
+    let link = storage.lowerdirs.join(name);
+    match fs::read_link(&link) {
+        // What readlink(2) says of a file that is no link.
+        Err(e) if e.kind() == ErrorKind::InvalidInput => Ok(None),
+        target => target.if_there().act("read", &link),
+    }
+}
+
 /// The names of layers that somebody made by hand, sorted.
 ///
 /// # Errors
 /// [`Error::Act`].
 pub fn by_hand(storage: &Storage) -> Result<Vec<LayerName>> {
-    let entries = match fs::read_dir(&storage.lowerdirs) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.act("list", &storage.lowerdirs)?,
+    let Some(entries) = fs::read_dir(&storage.lowerdirs).if_there().act("list", &storage.lowerdirs)? else {
+        return Ok(Vec::new());
     };
     let mut names = Vec::new();
     for entry in entries {
@@ -121,9 +133,8 @@ pub fn exists(storage: &Storage, name: &LayerName) -> Result<bool> {
     let images = IMAGES.iter().map(|(ending, _)| format!("{name}.{ending}"));
     for file in std::iter::once(name.to_string()).chain(images) {
         let path = storage.lowerdirs.join(file);
-        match fs::symlink_metadata(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            meta => return meta.act("examine", &path).map(|_| true),
+        if fs::symlink_metadata(&path).if_there().act("examine", &path)?.is_some() {
+            return Ok(true);
         }
     }
     Ok(false)
@@ -133,28 +144,22 @@ fn find(storage: &Storage, name: &LayerName) -> Result<Layer> {
     let bad = |why: String| Err(Error::Layer { name: name.to_string(), why });
     // A generation by its own name; else where the link leads; else what somebody made by hand.
     let mut wanted = name.clone();
-    let path = storage.lowerdirs.join(name.as_str());
-    match fs::symlink_metadata(&path) {
-        Ok(meta) if meta.is_symlink() => {
-            let target = fs::read_link(&path).act("read", &path)?;
-            match target.to_str().and_then(parse) {
-                Some((generation, image)) if generation.name() == name.name() => {
-                    if let Some(layer) = stored(storage, name, &generation, image)? {
-                        return Ok(layer);
-                    }
-                    wanted = generation;
+    if let Some(target) = target(storage, name.as_str())? {
+        match target.to_str().and_then(parse) {
+            Some((generation, image)) if generation.name() == name.name() => {
+                if let Some(layer) = stored(storage, name, &generation, image)? {
+                    return Ok(layer);
                 }
-                _ => {
-                    return bad(format!(
-                        "{} is a link to {}; a layer is a directory, an image, or a link to a generation beside it",
-                        path.display(),
-                        target.display()
-                    ));
-                }
+                wanted = generation;
+            }
+            _ => {
+                return bad(format!(
+                    "{} is a link to {}; a layer is a directory, an image, or a link to a generation beside it",
+                    storage.lowerdirs.join(name.as_str()).display(),
+                    target.display()
+                ));
             }
         }
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).act("examine", &path),
-        _ => {}
     }
     let forms = std::iter::once(None).chain(IMAGES.iter().map(|(ending, _)| Some(*ending)));
     for ending in forms {
@@ -183,10 +188,7 @@ fn stored(
     };
     let bad =
         |why: &str| Err(Error::Layer { name: asked.to_string(), why: format!("{} {why}", path.display()) });
-    let meta = match fs::symlink_metadata(&path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        meta => meta.act("examine", &path)?,
-    };
+    let Some(meta) = fs::symlink_metadata(&path).if_there().act("examine", &path)? else { return Ok(None) };
     match ending {
         None if !meta.is_dir() => return bad("is not a directory"),
         Some(_) if !meta.is_file() => return bad("is not a plain file"),

@@ -4,7 +4,7 @@
 //! read from it is what was put in. So neither version numbers nor the kernel's configuration are believed.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::waitpid;
-use rustix::fs::{CWD, llistxattr};
+use rustix::fs::{CWD, MemfdFlags, llistxattr, memfd_create};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
 
@@ -216,7 +216,12 @@ impl Workshop<'_> {
     fn run(&self, format: Format, compression: Compression, tree: &Path, image: &Path) -> Result<(), String> {
         let (package, tool) = format.tool();
         let mut command = Command::new(tool);
-        command.env_clear().env("PATH", PATH).env("LC_ALL", "C").stdout(Stdio::null()).stderr(Stdio::piped());
+        command.env_clear().env("PATH", PATH).env("LC_ALL", "C").stdout(Stdio::null());
+        // Not on the disk, which may be what has no room.
+        let mut said = memfd_create("said", MemfdFlags::CLOEXEC)
+            .map(File::from)
+            .map_err(|e| io::Error::from(e).to_string())?;
+        command.stderr(said.try_clone().map_err(|e| e.to_string())?);
         // It holds the workshop as well: should this process be killed, nobody clears the workshop before the tool has ended.
         command.stdin(self.hold().map_err(|e| e.to_string())?);
         match format {
@@ -234,19 +239,21 @@ impl Workshop<'_> {
                 .args(["-noappend", "-no-progress", "-quiet", "-xattrs"])
                 .args(compression.words),
         };
-        let said = match command.output() {
+        let status = match command.status() {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 return Err(format!("{tool} is not installed; `apt-get install {package}`"));
             }
-            said => said.map_err(|e| format!("cannot run {tool}: {e}"))?,
+            status => status.map_err(|e| format!("cannot run {tool}: {e}"))?,
         };
-        if said.status.success() {
+        if status.success() {
             return Ok(());
         }
+        let mut words = Vec::new();
+        said.rewind().and_then(|()| said.read_to_end(&mut words)).map_err(|e| format!("{tool}: {e}"))?;
         // The usage that some print behind it would help nobody.
-        let words = String::from_utf8_lossy(&said.stderr);
+        let words = String::from_utf8_lossy(&words);
         let words: Vec<&str> = words.lines().filter(|line| !line.trim().is_empty()).take(3).collect();
-        Err(format!("{tool}: {} ({})", words.join("; "), said.status))
+        Err(format!("{tool}: {} ({status})", words.join("; ")))
     }
 
     /// Makes an image of a generation, compares it with the digest, lets the layer be the image, and removes its other form unless a jail
@@ -378,7 +385,7 @@ impl Workshop<'_> {
                 Ok(()) => {}
                 Err(Error::Layer { .. }) => {
                     let used = super::generations::in_use()?;
-                    left = Some((old.path.clone(), super::generations::users_of(&used, &old.path)));
+                    left = Some((old.path.clone(), super::generations::users_of(&used, [&*old.path])?));
                 }
                 Err(e) => return Err(e),
             }

@@ -2,7 +2,6 @@
 //! compares every blob with its digest.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::layout::{Image, TAG};
 use crate::config::Storage;
-use crate::error::{Act, Error, Result};
+use crate::error::{Act, Error, IfThere, Result};
 use crate::runtime::{self, private_dir};
 use crate::store;
 
@@ -91,17 +90,12 @@ impl Downloads {
         private_dir(&dir)?;
         let lock = runtime::lock_file(&dir.join(".lock"))?;
         let blobs = dir.join("sha256");
-        match fs::read_dir(&blobs) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            entries => {
-                for entry in entries.act("list", &blobs)? {
-                    let path = entry.act("list", &blobs)?.path();
-                    let meta = fs::symlink_metadata(&path).act("examine", &path)?;
-                    let old = SystemTime::now().duration_since(meta.modified().act("examine", &path)?);
-                    if old.is_ok_and(|old| old > KEPT) {
-                        fs::remove_file(&path).act("remove", &path)?;
-                    }
-                }
+        for entry in fs::read_dir(&blobs).if_there().act("list", &blobs)?.into_iter().flatten() {
+            let path = entry.act("list", &blobs)?.path();
+            let meta = fs::symlink_metadata(&path).act("examine", &path)?;
+            let old = SystemTime::now().duration_since(meta.modified().act("examine", &path)?);
+            if old.is_ok_and(|old| old > KEPT) {
+                fs::remove_file(&path).act("remove", &path)?;
             }
         }
         Ok(Self { dir, _lock: lock })

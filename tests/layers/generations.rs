@@ -430,8 +430,9 @@ fn state(host: &Host) -> String {
     host.root(&script).run().stdout
 }
 
-/// Kills a command at each call: the layer is one of the two all the time, the next call comes to the end, and leaves nothing.
-pub(crate) fn killed(
+/// Kills a command at each call, and then has its calls fail: the layer is one of the two all the time, the next call of it comes to the
+/// end, and leaves nothing.
+pub(crate) fn interrupted(
     host: &Host,
     command: &str,
     begin: &str,
@@ -442,7 +443,7 @@ pub(crate) fn killed(
         format!("find {LOWERDIRS} -mindepth 1 -maxdepth 1 ! -name debian -exec rm -rf {{}} +; {begin}");
     let act = Act { host, command, begin, state };
     let (old, new) = act.states();
-    let points = act.kill(|at| {
+    let look = |at: &str| {
         usable(at);
         let now = state();
         let again = host.root(command).run();
@@ -452,8 +453,16 @@ pub(crate) fn killed(
         assert_eq!(state(), new, "{at}, and once more; before {old}, between {now}");
         assert_eq!(host.root(&format!("ls -A {LOWERDIRS}/.making")).text(), "", "{at}, and once more");
         assert!(!host.mountinfo().contains("/.making/"), "{at}");
-    });
+    };
+    let points = act.kill(look);
     assert!(points > 10, "{points} points");
+    let errors = act.fail_and(|at, output| {
+        if output.status.success() {
+            assert_eq!(state(), new, "{at}: {output}");
+        }
+        look(&format!("{at}: {output}"));
+    });
+    assert!(errors > 20, "{errors} errors");
 }
 
 /// A copy of a host's layers, and how to have them again.
@@ -463,7 +472,7 @@ pub(crate) fn kept(host: &Host, name: &str) -> String {
 }
 
 #[test]
-fn a_kill_at_any_system_call_of_adopt_rollback_prune_and_remove_leaves_the_old_or_the_new() {
+fn a_kill_or_an_error_at_any_moment_of_adopt_rollback_prune_and_remove_leaves_the_old_or_the_new() {
     lab::require_root!();
     let host = by_hand();
     let by_hand = kept(&host, "by-hand");
@@ -475,7 +484,7 @@ fn a_kill_at_any_system_call_of_adopt_rollback_prune_and_remove_leaves_the_old_o
             assert!(texts.contains(&&*text), "{at}: {text:?}");
         }
     };
-    killed(&host, "ojail layer adopt extra", &by_hand, &state, &is(&["one"]));
+    interrupted(&host, "ojail layer adopt extra", &by_hand, &state, &is(&["one"]));
     host.root(&format!("rm -rf {LOWERDIRS}/extra*; {by_hand}; ojail layer adopt extra")).ok();
     for text in ["two", "three"] {
         another(&host, text);
@@ -484,8 +493,8 @@ fn a_kill_at_any_system_call_of_adopt_rollback_prune_and_remove_leaves_the_old_o
     // Not to the one before: once more would be one too many.
     let first = listed(&host, "extra").pop().unwrap();
     let to = format!("ojail layer rollback extra --to {}", first["generation"].as_str().unwrap());
-    killed(&host, &to, &three, &state, &is(&["one", "three"]));
-    killed(&host, "ojail layer prune --keep 0", &three, &state, &is(&["three"]));
+    interrupted(&host, &to, &three, &state, &is(&["one", "three"]));
+    interrupted(&host, "ojail layer prune --keep 0", &three, &state, &is(&["three"]));
     host.write("/etc/ojail/ojail.toml", 0o644, &CONFIG.replace("\"extra\", ", ""));
-    killed(&host, "ojail layer remove extra", &three, &state, &is(&["three", ""]));
+    interrupted(&host, "ojail layer remove extra", &three, &state, &is(&["three", ""]));
 }

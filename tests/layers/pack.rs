@@ -3,7 +3,7 @@
 use lab::Host;
 
 use crate::common::{SOON, init, sessions, until};
-use crate::generations::{LOWERDIRS, adopted, another, kept, killed, listed, refused, target};
+use crate::generations::{LOWERDIRS, adopted, another, interrupted, kept, listed, refused, target};
 
 fn text(host: &Host) -> String {
     host.ssh("alice", "cat /etc/extra").text()
@@ -205,7 +205,7 @@ fn without_the_tool_it_is_told_which_package_has_it() {
 }
 
 #[test]
-fn a_kill_at_any_system_call_of_pack_unpack_and_their_prune_leaves_the_old_or_the_new() {
+fn a_kill_or_an_error_at_any_moment_of_pack_unpack_and_their_prune_leaves_the_old_or_the_new() {
     lab::require_root!();
     let host = adopted();
     let directory = kept(&host, "directory");
@@ -224,10 +224,10 @@ fn a_kill_at_any_system_call_of_pack_unpack_and_their_prune_leaves_the_old_or_th
         ));
         assert!(there.run().status.success(), "{at}: there is no layer");
     };
-    killed(&host, "ojail layer pack extra", &directory, &state, &usable);
-    killed(&host, "ojail layer unpack extra", &image, &state, &usable);
+    interrupted(&host, "ojail layer pack extra", &directory, &state, &usable);
+    interrupted(&host, "ojail layer unpack extra", &image, &state, &usable);
     let both = format!("{directory}; {image}");
     host.root(&format!("rm -rf {LOWERDIRS}/extra*; {both}")).ok();
-    killed(&host, "ojail layer prune", &both, &state, &usable);
+    interrupted(&host, "ojail layer prune", &both, &state, &usable);
     let _ = another;
 }

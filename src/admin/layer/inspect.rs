@@ -121,7 +121,7 @@ fn inspect(name: &LayerName) -> Result<Inspected> {
         Err(error) => by_hand(storage, name).ok_or(error)?,
     };
     for form in &forms {
-        inspected.jails.extend(generations::users_of(&used, &form.path));
+        inspected.jails.extend(generations::users_of(&used, [&*form.path])?);
         let bytes = walk::taken(&form.path)?;
         inspected.forms.push(Shape { kind: kind(form.image), path: form.path.clone(), bytes });
     }

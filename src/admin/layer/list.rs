@@ -55,8 +55,7 @@ fn lines(config: &Config) -> Result<Vec<Line>> {
     let used = generations::in_use()?;
     let mut lines = Vec::new();
     for generation in generations::all(&config.storage)? {
-        let jails =
-            generation.forms.iter().flat_map(|form| generations::users_of(&used, &form.path)).collect();
+        let jails = generations::users_of(&used, generation.paths())?;
         let profiles =
             generations::profiles_of(config, &generation).iter().map(ToString::to_string).collect();
         lines.push(line(generation, profiles, jails)?);
@@ -74,7 +73,7 @@ fn lines(config: &Config) -> Result<Vec<Line>> {
             from: Vec::new(),
             bytes: walk::taken(&layer.path)?,
             profiles: profiles.map(|profile| profile.name.clone()).collect(),
-            jails: generations::users_of(&used, &layer.path),
+            jails: generations::users_of(&used, [&*layer.path])?,
         });
     }
     lines.sort_by(|a, b| a.name.cmp(&b.name));

@@ -14,7 +14,7 @@ pub(super) fn adopt(name: &LayerName) -> Result<ExitCode> {
     let bar = reading();
     let generation = Workshop::open(&config.storage)?.adopt(name, made, &bar)?;
     bar.finish_and_clear();
-    say(format_args!("{name} is {} now.", generation.name));
+    say(format_args!("{name} is {generation} now."));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -57,8 +57,7 @@ pub(super) fn remove(name: &LayerName) -> Result<ExitCode> {
     let used = generations::in_use()?;
     for generation in &wanted {
         let profiles = generations::profiles_of(&config, generation);
-        let jails: Vec<String> =
-            generation.forms.iter().flat_map(|form| generations::users_of(&used, &form.path)).collect();
+        let jails = generations::users_of(&used, generation.paths())?;
         let why = if !profiles.is_empty() {
             format!("profile {} names it; take it out of `layers` there first", profiles.join(", "))
         } else if !jails.is_empty() {

@@ -29,7 +29,7 @@ use crate::bases::{self, Base};
 use crate::changes::shown;
 use crate::config::{Config, Profile};
 use crate::conflicts::{Differing, Version, read};
-use crate::error::{Act, Error, Result};
+use crate::error::{Act, Error, IfThere, Result};
 use crate::jail::temporary::{Temporary, Whose};
 use crate::log::{Level, Log};
 use crate::packages::{self, EXTENDED};
@@ -356,10 +356,7 @@ impl Move<'_> {
             use std::os::unix::ffi::OsStrExt;
             CString::new(name.as_bytes()).map_err(std::io::Error::other).act("name", upper)
         };
-        match fs::remove_dir(upper) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            removed => removed.act("remove", upper)?,
-        }
+        fs::remove_dir(upper).if_there().act("remove", upper)?;
         let (from, to) =
             (walk::open(&self.config.storage.upperdirs)?, walk::open(upper.parent().unwrap_or(upper))?);
         let new = name(upper.file_name().unwrap_or_default())?;
