@@ -59,7 +59,7 @@ bench: root build
 	@$(CARGO) build --release --locked --quiet -p lab --bins
 	@$(TARGET)/release/bench
 
-# Tests wait more than they compute: one more of them at once than there are processors.
+# Tests wait, too: one more of them at once than there are processors.
 export RUST_TEST_THREADS ?= $(shell echo $$(($$(nproc) + 1)))
 
 ## make test       unit tests; as root also the integration tests, in throw-away hosts (needs root for those)
