@@ -163,9 +163,9 @@ impl<'a> Shelf<'a> {
                 State::Done(record) => (record, NEXT),
                 State::Rubbish => continue,
             };
-            // Of two of one second: which was written later.
+            // Of two of one second: which was written later. One that is taken away meanwhile is none.
             let file = dir.join(file);
-            let meta = fs::symlink_metadata(&file).act("examine", &file)?;
+            let Some(meta) = fs::symlink_metadata(&file).if_there().act("examine", &file)? else { continue };
             entries.push(((record.at, (meta.mtime(), meta.mtime_nsec())), Entry { name, record, dir }));
         }
         entries.sort_by_key(|(at, _)| std::cmp::Reverse(*at));

@@ -291,8 +291,9 @@ fn there(config: &Config, name: &str) -> Result<Option<layers::Layer>> {
     }
     if let Some(target) = layers::target(&config.storage, name.as_str())? {
         let path = config.storage.lowerdirs.join(target);
-        // A link may lead nowhere: then there is none.
-        if fs::symlink_metadata(&path).if_there().act("examine", &path)?.is_none() {
+        // A link may lead nowhere, or to itself after a kill: then there is none.
+        let is = fs::symlink_metadata(&path).if_there().act("examine", &path)?;
+        if is.is_none_or(|meta| meta.is_symlink()) {
             return Ok(None);
         }
     }

@@ -138,7 +138,7 @@ impl Point {
 
     fn inject(&self, host: &Host, command: &str, what: &str) -> Output {
         let (call, number) = (&self.call, self.number);
-        // To decode all others as well takes a third of the time.
+        // To decode all others as well takes a quarter of the time.
         let inject = format!("-e trace={call} -e 'inject={call}:{what}:when={number}'");
         host.root(&format!("strace -qq -o /dev/null {inject} {command}")).run()
     }
